@@ -1,0 +1,1 @@
+"""One experiment a module: its configuration, its claims, and how they are measured."""
