@@ -1,0 +1,117 @@
+"""How unequal the work of the devices is: the work table and the sparse imbalance ratios."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, Int64
+
+from jaxlab.dbsp.plan import Plan
+
+
+def work_table(
+    blocks: Bool[Array, "*batch heads q_blocks kv_blocks"]
+    | Bool[np.ndarray, "*batch heads q_blocks kv_blocks"],
+    plan: Plan,
+) -> Int64[np.ndarray, "ulysses ring ring"]:
+    """Counts the active blocks of every tile of a plan, on the host.
+
+    Ring step ``s`` of device ``(u, i)`` computes tile ``T[u, i, (i + s) mod R]``: the blocks whose
+    head is in group ``u``, whose query block lives on ring shard ``i`` and whose key block lives on
+    ring shard ``j``.
+
+    Args:
+      blocks: bool ``[*batch, heads, q_blocks, kv_blocks]`` in original order; a batch adds up.
+      plan: where heads and blocks go. It may be longer than the mask by padding blocks, which hold
+        no work.
+
+    Returns:
+      int64 ``[U, R, R]``, in blocks.
+
+    Raises:
+      ValueError: the mask's heads or blocks do not fit the plan.
+
+    Source: db-SP, sparse imbalance ratio as the official code computes it, without its loss of the
+    last rows when the ring does not divide the blocks.
+
+    Example:
+      >>> blocks = np.zeros((2, 4, 4), bool)
+      >>> blocks[0, :3], blocks[1, 3, 3] = True, True
+      >>> work_table(blocks, Plan.contiguous(heads=2, q_blocks=4, kv_blocks=4, ulysses=2, ring=2))
+      array([[[4, 4],
+              [2, 2]],
+      <BLANKLINE>
+             [[0, 0],
+              [0, 1]]])
+    """
+    plan.validate()
+    blocks = np.asarray(blocks)
+    heads, q_blocks, kv_blocks = blocks.shape[-3:]
+    padded = (plan.q_order.shape[1], plan.kv_order.shape[1])
+    if heads != plan.head_perm.size or q_blocks > padded[0] or kv_blocks > padded[1]:
+        raise ValueError(
+            f"work_table: blocks has {heads} heads and {q_blocks}x{kv_blocks} blocks, the plan is "
+            f"for {plan.head_perm.size} heads and up to {padded[0]}x{padded[1]} blocks."
+        )
+    if blocks.ndim > 3:
+        blocks = blocks.reshape(-1, heads, q_blocks, kv_blocks).sum(0, dtype=np.int32)
+    table = np.zeros((plan.ulysses, plan.ring, plan.ring), np.int64)
+    for group, members in enumerate(plan.head_perm.reshape(plan.ulysses, -1)):
+        work = blocks[members].sum(0, dtype=np.int64)
+        work = np.pad(
+            work, [(0, full - size) for full, size in zip(padded, work.shape, strict=True)]
+        )
+        placed = work[np.ix_(plan.q_order[group], plan.kv_order[group])]
+        shards = placed.reshape(plan.ring, -1, plan.ring, placed.shape[1] // plan.ring)
+        table[group] = shards.sum((1, 3))
+    return table
+
+
+def imbalance_ratio(
+    work: Int[Array, "ulysses ring ring"] | Int[np.ndarray, "ulysses ring ring"],
+) -> Float[Array, ""] | float:
+    """The sparse imbalance ratio: the ring waits for its slowest device at every step.
+
+    ``critical(u) = sum_s max_i T[u, i, (i + s) mod R]`` and
+    ``rho_s = max_u critical(u) / (sum(T) / P)`` with ``P = U R`` devices. The direction of the ring
+    does not matter: both visit the same diagonals.
+
+    Args:
+      work: int ``[U, R, R]``, numpy (exact) or jax (traceable, float32).
+
+    Returns:
+      The ratio, 1 for perfect balance, at least 1; 1 when there is no work at all.
+
+    Source: db-SP, sparse imbalance ratio; see ``docs/sources/dbsp.md``.
+    """
+    xp = jnp if isinstance(work, jax.Array) else np
+    ring = work.shape[1]
+    shard = xp.arange(ring)
+    by_step = work[:, shard[:, None], (shard[:, None] + shard[None, :]) % ring]  # [U, i, s]
+    return _over_mean(by_step.max(1).sum(1), work)
+
+
+def device_imbalance_ratio(
+    work: Int[Array, "ulysses ring ring"] | Int[np.ndarray, "ulysses ring ring"],
+) -> Float[Array, ""] | float:
+    """The relaxed ratio, without a barrier between ring steps: busiest device over the mean.
+
+    Args:
+      work: int ``[U, R, R]``, numpy (exact) or jax (traceable, float32).
+
+    Returns:
+      ``rho_dev = max_{u,i} sum_j T[u, i, j] / (sum(T) / P)``, at least 1 and never above
+      ``imbalance_ratio``.
+    """
+    return _over_mean(work.sum(2), work)
+
+
+def _over_mean(
+    load: Int[Array, "..."] | Int[np.ndarray, "..."],
+    work: Int[Array, "ulysses ring ring"] | Int[np.ndarray, "ulysses ring ring"],
+) -> Float[Array, ""] | float:
+    devices = work.shape[0] * work.shape[1]
+    if isinstance(work, jax.Array):
+        total = work.sum()
+        return jnp.where(total > 0, load.max() * devices / jnp.maximum(total, 1), 1.0)
+    total = int(work.sum())
+    return int(load.max()) * devices / total if total else 1.0

@@ -1,0 +1,51 @@
+"""Work of sequence-parallel devices counted block by block, and balance found by trying it all."""
+
+import itertools
+
+import numpy as np
+
+
+def work_by_block(blocks, plan):
+    """Counts T[u, i, j] by asking every active block where it lives."""
+    table = np.zeros((plan.ulysses, plan.ring, plan.ring), np.int64)
+    heads_per_group = len(plan.head_perm) // plan.ulysses
+    for head, query, key in np.argwhere(blocks):
+        group = list(plan.head_perm).index(head) // heads_per_group
+        place = [
+            list(order[group]).index(b)
+            for order, b in ((plan.q_order, query), (plan.kv_order, key))
+        ]
+        sizes = [order.shape[1] // plan.ring for order in (plan.q_order, plan.kv_order)]
+        table[group, place[0] // sizes[0], place[1] // sizes[1]] += 1
+    return table
+
+
+def imbalance_by_steps(work):
+    """Walks the ring: at every step all devices of a group wait for the slowest."""
+    groups, ring, _ = work.shape
+    slowest = 0
+    for group in range(groups):
+        waited = 0
+        for step in range(ring):
+            waited += max(work[group, rank, (rank - step) % ring] for rank in range(ring))
+        slowest = max(slowest, waited)
+    return slowest * groups * ring / work.sum()
+
+
+def best_group_load(weights, groups):
+    """The least possible load of the heaviest group, over all splits into equal sizes."""
+    size = len(weights) // groups
+
+    def search(left):
+        if not left:
+            return 0
+        first, *rest = left
+        return min(
+            max(
+                weights[first] + sum(weights[i] for i in mates),
+                search([i for i in rest if i not in mates]),
+            )
+            for mates in itertools.combinations(rest, size - 1)
+        )
+
+    return search(list(range(len(weights))))
