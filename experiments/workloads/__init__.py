@@ -1,0 +1,1 @@
+"""Inputs that several experiments share, made from real data."""
