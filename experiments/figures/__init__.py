@@ -1,0 +1,1 @@
+"""One module an experiment: `draw(result)` returns its figures by name."""

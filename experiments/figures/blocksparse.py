@@ -1,0 +1,74 @@
+"""Masks of the clip, work of the devices before and after, time against active blocks."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.figure import Figure
+
+from experiments.harness import Result
+from jaxlab.dbsp import head_groups
+
+
+def draw(result: Result) -> dict[str, Figure]:
+    """Draws the figures of one result.
+
+    Args:
+      result: of ``experiments.blocksparse.run``.
+
+    Returns:
+      Figures by name.
+    """
+    windows = result.facts["windows"]
+    rows = [row for speed in result.facts["speed"] for row in speed["rows"]]
+    return {"masks": _masks(windows), "devices": _devices(windows), "time": _time(rows)}
+
+
+def _masks(windows: list[dict]) -> Figure:
+    firsts = [window for window in windows if window["pictures"]]
+    figure, axes = plt.subplots(
+        len(firsts), 3, figsize=(6.5, 2.3 * len(firsts)), squeeze=False, sharex="row", sharey="row"
+    )
+    for line, window in zip(axes, firsts, strict=True):
+        for axis, picture, label in zip(
+            line, window["pictures"], ("sparsest", "median", "densest"), strict=True
+        ):
+            axis.imshow(picture, cmap="viridis", vmin=0, vmax=100, aspect="auto")
+            axis.set(title=f"{label} head", xticks=[], yticks=[])
+            axis.grid(False)
+        line[0].set_ylabel(f"{window['clip']}\nquery blocks")
+    for axis in axes[-1]:
+        axis.set_xlabel("key blocks")
+    return figure
+
+
+def _devices(windows: list[dict], devices: int = 8) -> Figure:
+    work = np.array(windows[0]["head_work"])
+    devices = next(n for n in range(min(devices, work.size), 0, -1) if work.size % n == 0)
+    before = work.reshape(devices, -1).sum(1)
+    after = work[head_groups(work, devices)].sum(1)
+    figure, axis = plt.subplots()
+    place = np.arange(devices)
+    axis.bar(place - 0.2, before / before.mean(), 0.4, label="heads in original order")
+    axis.bar(place + 0.2, after / before.mean(), 0.4, label="heads regrouped greedily")
+    axis.axhline(1, color="#888888", linewidth=1)
+    axis.set(xlabel="device", ylabel="work / mean work", xticks=place)
+    axis.set_ylim(0, 1.25 * before.max() / before.mean())
+    axis.legend(loc="upper right", ncols=1)
+    return figure
+
+
+def _time(rows: list[dict]) -> Figure:
+    figure, axis = plt.subplots()
+    for blocks in dict.fromkeys(row["blocks"] for row in rows):
+        chosen = [row for row in rows if row["blocks"] == blocks]
+        for part, marker in (("forward", "o"), ("backward", "s")):
+            axis.plot(
+                [row["density"] for row in chosen],
+                [1e3 * row["seconds"][part] for row in chosen],
+                marker=marker,
+                label=f"{part}, {blocks}",
+            )
+    dense = [1e3 * row["seconds"]["dense"] for row in rows if "dense" in row["seconds"]]
+    axis.axhline(np.median(dense), color="#888888", linestyle="--", label="dense forward")
+    axis.set(xlabel="share of active blocks", ylabel="time, ms", xlim=(0, None), ylim=(0, None))
+    axis.legend()
+    return figure
