@@ -1,12 +1,13 @@
-"""Find an asset: in the cache, in a local folder, or at its providers."""
+"""Find an asset: in the cache, in a local folder, or at its providers.
+
+Only downloading needs pooch: what is here already is found without.
+"""
 
 import hashlib
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-
-import pooch
 
 from experiments.assets.archives import ArchiveError, extract
 from experiments.assets.asset import Asset, Source
@@ -46,13 +47,21 @@ class AssetUnavailable(Exception):
 
 
 def cache_folder() -> Path:
-    """The folder for downloads: ``JAXLAB_CACHE``, or the user's cache folder.
+    """The folder for downloads: ``JAXLAB_CACHE``, or else the user's cache folder.
 
     Returns:
       A path that need not exist. Below it, ``data`` holds the assets and ``archives`` what they
       came in.
     """
-    return Path(os.environ.get("JAXLAB_CACHE") or pooch.os_cache("jaxlab")).expanduser().absolute()
+    folder = os.environ.get("JAXLAB_CACHE")
+    if not folder:
+        try:
+            import pooch
+        except ModuleNotFoundError:
+            folder = "~/.cache/jaxlab"
+        else:
+            folder = pooch.os_cache("jaxlab")
+    return Path(folder).expanduser().absolute()
 
 
 def cached(asset: Asset) -> Path | None:
@@ -126,6 +135,12 @@ def _local(asset: Asset) -> Path:
 
 
 def _download(asset: Asset, source: Source) -> Path:
+    try:
+        import pooch
+    except ModuleNotFoundError:
+        raise ProviderError(
+            "downloading needs pooch: install the extra `experiments`, or pooch alone"
+        ) from None
     archive = source.archive
 
     def downloader(url: str, output_file: str, pooch_object: object) -> None:

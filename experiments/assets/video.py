@@ -60,6 +60,7 @@ def frames(
 
     Raises:
       FileNotFoundError: there is no such file.
+      ModuleNotFoundError: PyAV is not installed.
       ValueError: an argument is out of range, the file is no readable video, it has no frame at
         ``start``, or the result would take more than 4 GiB.
     """
@@ -73,8 +74,14 @@ def frames(
         if operator.index(value) < least:
             raise ValueError(f"{name} must be at least {least}, got {value}")
 
-    import av  # only decoding needs it: the excerpt below must load without
-    from av.error import FFmpegError
+    try:
+        import av
+        from av.error import FFmpegError
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            "decoding a video needs PyAV: install the extra `experiments`, or av alone",
+            name=error.name,
+        ) from error
 
     decoded: list[np.ndarray] = []
     try:

@@ -11,7 +11,16 @@ from pathlib import Path
 import pooch
 import pytest
 
-from experiments.assets import Archive, Asset, AssetUnavailable, Source, cached, fetch, providers
+from experiments.assets import (
+    Archive,
+    Asset,
+    AssetUnavailable,
+    Source,
+    cache_folder,
+    cached,
+    fetch,
+    providers,
+)
 from experiments.assets.providers import ProviderError
 
 CONTENT = b"seven and a half words of content" * 99
@@ -193,6 +202,21 @@ def test_an_unusable_cache_folder_is_reported(clients, monkeypatch, tmp_path):
     monkeypatch.setenv("JAXLAB_CACHE", str(tmp_path / "file"))
     with pytest.raises(AssetUnavailable, match=str(tmp_path / "file")):
         fetch(make_asset())
+
+
+def test_without_pooch_only_the_download_is_missing(clients, monkeypatch, tmp_path):
+    served, asked = clients
+    served["pip"] = WHEEL
+    monkeypatch.setitem(sys.modules, "pooch", None)
+    with pytest.raises(AssetUnavailable, match=r"pip:toy==1\.2: downloading needs pooch"):
+        fetch(make_asset())
+    (tmp_path / "toy-pip.whl").write_bytes(WHEEL)
+    monkeypatch.setenv("JAXLAB_DATA", str(tmp_path))
+    assert fetch(make_asset()) == cached(make_asset())
+    assert asked == []
+    monkeypatch.delenv("JAXLAB_CACHE")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert cache_folder() == tmp_path / ".cache" / "jaxlab"
 
 
 def test_two_processes_may_fetch_at_once(tmp_path):

@@ -1,5 +1,6 @@
 """Decoding against a lossless video of odd size, written frame by frame."""
 
+import sys
 import wave
 
 import numpy as np
@@ -86,6 +87,13 @@ def test_a_truncated_video_is_good_up_to_the_damage(film, tmp_path):
     np.testing.assert_array_equal(frames(tmp_path / "half.avi", 3), FILM[:3])
     with pytest.raises(ValueError, match=r"half\.avi cannot be decoded"):
         frames(tmp_path / "half.avi", 100)
+
+
+def test_without_pyav_the_remedy_is_named_and_the_excerpt_loads(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "av", None)
+    with pytest.raises(ModuleNotFoundError, match="needs PyAV: install"):
+        frames(tmp_path / "x.mp4", 1)
+    assert len(fixture_clip()) == 21
 
 
 def test_an_unknown_clip_is_refused():
