@@ -12,8 +12,8 @@ from experiments.assets.fetch import fetch
 CLIPS = ("carphone_pristine", "bikes", "bigbuckbunny")
 DECODED_LIMIT = 4 << 30  # bytes
 
-_FIXTURE = Path(__file__).parent / "fixtures" / "carphone_21x72x88.npz"
-_FIXTURE_SHAPE = (21, 72, 88, 3)
+_FIXTURE = Path(__file__).parent / "fixtures" / "bigbuckbunny_21x72x128.npz"
+_FIXTURE_SHAPE = (21, 72, 128, 3)
 
 
 def clip(name: str) -> Path:
@@ -111,19 +111,19 @@ def frames(
     return np.stack(decoded)
 
 
-def fixture_clip() -> UInt8[np.ndarray, "21 72 88 3"]:
-    """The first frames of ``carphone_pristine``, at half size, kept in the repository.
+def fixture_clip() -> UInt8[np.ndarray, "21 72 128 3"]:
+    """Frames of ``bigbuckbunny``, a tenth of their size, kept in the repository.
 
     Returns:
-      What ``frames(clip("carphone_pristine"), 21, height=72, width=88)`` decodes, without any
-      download and without PyAV.
+      What ``frames(clip("bigbuckbunny"), 21, start=100, height=72, width=128)`` decodes, without
+      any download and without PyAV.
 
     Raises:
       ValueError: the file is not what it should be.
 
     Example:
       >>> fixture_clip().shape
-      (21, 72, 88, 3)
+      (21, 72, 128, 3)
     """
     with np.load(_FIXTURE, allow_pickle=False) as stored:
         video = stored["frames"]

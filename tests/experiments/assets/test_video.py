@@ -103,14 +103,14 @@ def test_an_unknown_clip_is_refused():
 
 def test_the_excerpt_is_a_moving_picture():
     clip = fixture_clip().astype(np.int16)
-    assert clip.shape == (21, 72, 88, 3)
+    assert clip.shape == (21, 72, 128, 3)
     steps = abs(np.diff(clip, axis=0)).mean((1, 2, 3))
-    assert (steps > 0.1).all()  # something moves between any two frames
+    assert steps.mean() > 0.5  # something moves, though the animation holds some frames
     assert (steps < abs(clip[0] - clip[0, ::-1]).mean() / 4).all()  # but less than across a picture
 
 
 def test_an_excerpt_of_another_shape_is_refused(tmp_path, monkeypatch):
-    np.savez(tmp_path / "x.npz", frames=np.zeros((21, 88, 72, 3), np.uint8))
+    np.savez(tmp_path / "x.npz", frames=np.zeros((21, 128, 72, 3), np.uint8))
     monkeypatch.setattr(video, "_FIXTURE", tmp_path / "x.npz")
-    with pytest.raises(ValueError, match=r"expected uint8\(21, 72, 88, 3\)"):
+    with pytest.raises(ValueError, match=r"expected uint8\(21, 72, 128, 3\)"):
         fixture_clip()
