@@ -52,13 +52,13 @@ class Config:
     """
 
     clips: tuple[str, ...] = ("carphone_pristine", "bikes", "bigbuckbunny")
-    window: Window = Window()
+    window: Window = dataclasses.field(default_factory=Window)
     heads: int = 40
     dim: int = 64
     devices: int = 8
     exact_clip: str = "carphone_pristine"
     exact_tokens: int = 1500
-    timing: Timing = Timing()
+    timing: Timing = dataclasses.field(default_factory=Timing)
     seed: int = 0
 
 
