@@ -5,7 +5,9 @@ moves, and heads that look at it differently. Both are here. Frames become a gri
 every head projects them by its own random matrix, adds its own constant direction, and rotates the
 result by its token's (time, row, column) position. The rotated constant makes a head prefer
 neighbours, the projected content makes it prefer look-alikes; heads draw how much of either they
-have, and how sharp they are.
+have, and how sharp they are. How sharp is drawn so that the masks' density and its spread over heads
+come near what the authors of db-SP published for Wan2.1 (density 0.38 to 0.58, coefficient of
+variation over heads 0.61); nothing else is fitted.
 """
 
 import functools
@@ -108,7 +110,7 @@ def attention_inputs(
     own = jax.random.normal(streams[1], (2, width, heads, dim)) / jnp.sqrt(width)
     direction = jax.random.normal(streams[2], (heads, dim))
     content = jax.random.uniform(streams[3], (heads, 1))
-    sharpness = jnp.exp(0.8 * jax.random.normal(streams[4], (heads, 1)))
+    sharpness = jnp.exp(1.0 + 1.2 * jax.random.normal(streams[4], (heads, 1)))
 
     def head_vectors(private: Float[Array, "width heads dim"]) -> Float[Array, "tokens heads dim"]:
         projected = jnp.einsum("tf,fhd->thd", tokens, 0.8 * shared + 0.6 * private)

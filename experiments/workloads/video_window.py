@@ -2,10 +2,9 @@
 
 import dataclasses
 
-import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Array, Float, Key, UInt8
 
 from experiments.assets import clip, fixture_clip, frames
 from experiments.workloads.video_attention import attention_inputs, token_features
@@ -23,7 +22,7 @@ class Window:
 
     grid: tuple[int, int, int] = (21, 30, 52)
     patch: tuple[int, int, int] = (4, 4, 4)
-    steps: int = 6
+    steps: int = 4
 
     def video(self, name: str) -> UInt8[np.ndarray, "frames height width 3"]:
         """Decodes as much of a clip as the window needs, scaled so that a patch is a token.
@@ -59,12 +58,23 @@ class Window:
         video: UInt8[np.ndarray, "frames height width 3"],
         step: int,
         *,
+        key: Key[Array, ""],
         heads: int,
         dim: int,
-        seed: int,
     ) -> tuple[Float[Array, "1 tokens heads dim"], ...]:
-        """Queries, keys and values of the layer when the window stands at ``step``."""
+        """Queries, keys and values of a layer when the window stands at ``step``.
+
+        Args:
+          video: from ``video``.
+          step: position of the window.
+          key: of the layer.
+          heads: of the layer.
+          dim: head size.
+
+        Returns:
+          q, k, v, each float32 ``[1, tokens, heads, dim]``.
+        """
         start = step * self.patch[0]
         window = video[start : start + self.grid[0] * self.patch[0]]
         features = jnp.asarray(token_features(window, self.patch))
-        return attention_inputs(jax.random.key(seed), features, heads=heads, dim=dim)
+        return attention_inputs(key, features, heads=heads, dim=dim)
