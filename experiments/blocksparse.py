@@ -209,7 +209,7 @@ ASSUMPTIONS = (
     "Queries and keys come from real frames through random per-head projections, constants and "
     "rotations; a trained layer would choose its own heads. How sharp heads are is drawn so that "
     "density and its spread over heads come near the published counts (0.38 to 0.58, coefficient "
-    "of variation 0.61), so the imbalance before regrouping is of that size partly by construction.",
+    "of variation 0.61): the imbalance before regrouping is of that size partly by construction.",
     "The mask rule is SpargeAttn's on 128x64 blocks with similarity 0.1 and mass 0.9.",
     "Rates count 4 (forward) or 10 (backward) multiply-adds' worth of operations per pair and "
     "head size unit of active blocks only: 2 and 5 matrix products.",

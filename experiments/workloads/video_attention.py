@@ -4,10 +4,10 @@ No pretrained weights are needed: what block-sparse mask rules react to is conte
 moves, and heads that look at it differently. Both are here. Frames become a grid of patch features;
 every head projects them by its own random matrix, adds its own constant direction, and rotates the
 result by its token's (time, row, column) position. The rotated constant makes a head prefer
-neighbours, the projected content makes it prefer look-alikes; heads draw how much of either they
-have, and how sharp they are. How sharp is drawn so that the masks' density and its spread over heads
-come near what the authors of db-SP published for Wan2.1 (density 0.38 to 0.58, coefficient of
-variation over heads 0.61); nothing else is fitted.
+neighbors, the projected content makes it prefer look-alikes; heads draw how much of either they
+have, and how sharp they are. How sharp is drawn so that the masks' density and its spread over
+heads come near what the authors of db-SP published for Wan2.1 (density 0.38 to 0.58, coefficient
+of variation over heads 0.61); nothing else is fitted.
 """
 
 import functools
