@@ -167,7 +167,7 @@ def parse_program(text: str) -> Program:
             entry = name if start[1] else entry
         elif line.startswith("}") and name is not None:
             computations[name] = Computation(
-                name, instructions, root or next(reversed(instructions))
+                name, instructions, root or next(reversed(instructions), "")
             )
             name = None
         elif name is not None and (found := _INSTRUCTION.match(line)):

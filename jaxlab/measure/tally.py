@@ -50,7 +50,9 @@ def _larger(left: int | None, right: int | None) -> int | None:
 
 def _payload(collectives: dict[tuple[str, int, int], int | None]) -> float:
     """Bytes of some collectives, infinite where a count is unknown."""
-    return sum(math.inf if count is None else key[1] * count for key, count in collectives.items())
+    return sum(
+        (math.inf if count is None else key[1] * count for key, count in collectives.items()), 0.0
+    )
 
 
 @dataclasses.dataclass

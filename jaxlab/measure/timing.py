@@ -75,7 +75,7 @@ def time_ratio(
     *functions: Callable[[], Any],
     names: Sequence[str] | None = None,
     rounds: int = 15,
-    min_seconds: float = 0.01,
+    min_seconds: float | int = 0.01,
     warmup: int = 2,
     clock: Callable[[], float] = time.perf_counter,
 ) -> TimeRatio:
@@ -148,7 +148,7 @@ def _check(
     functions: Sequence[Callable[[], Any]],
     names: Sequence[str] | None,
     rounds: int,
-    min_seconds: float,
+    min_seconds: float | int,
     warmup: int,
 ) -> tuple[str, ...]:
     """Refuses what cannot be timed; returns the names."""
