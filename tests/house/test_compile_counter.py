@@ -54,8 +54,13 @@ def test_names_select_and_the_block_ends_the_count() -> None:
 
 def test_stops_listening_after_an_error() -> None:
     seen = []
-    with pytest.raises(RuntimeError), count_compilations() as compiled:
-        seen.append(compiled)
-        raise RuntimeError
+
+    def fail() -> None:
+        with count_compilations() as compiled:
+            seen.append(compiled)
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
     jax.jit(lambda x: x * 3)(np.ones(11, np.float32))
     assert [compilations.count for compilations in seen] == [0]
