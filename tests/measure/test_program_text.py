@@ -113,6 +113,7 @@ def test_cublas_call_is_a_matrix_product() -> None:
         ("0", "add(%i, %one)", "compare(%j, %limit), direction=LT", 9),
         ("0", "add(%one, %i)", "compare(%limit, %j), direction=GE", 10),
         ("30", "subtract(%i, %one)", "compare(%j, %limit), direction=GT", 21),
+        ("30", "subtract(%i, %one)", "compare(%j, %limit), direction=GE", 22),
         ("0", "add(%i, %one)", "compare(%j, %limit), direction=NE", 9),
         ("20", "add(%i, %one)", "compare(%j, %limit), direction=LT", 0),
         ("0", "subtract(%i, %one)", "compare(%j, %limit), direction=LT", None),

@@ -47,14 +47,14 @@ def test_warm_up_is_left_out_and_ratios_are_exact() -> None:
 
 def test_ratios_are_taken_inside_each_round() -> None:
     clock = Clock()
-    # Warm-up, calibration, then rounds; the machine is twice as slow from the third round on.
-    a = clock.task("a", 9, 1.0, 1.0, 1.0, 2.0, 2.0, 2.0)
-    b = clock.task("b", 9, 1.0, 3.0, 3.0, 6.0, 6.0, 9.0)
-    timed = time_ratio(a, b, rounds=5, min_seconds=0.0, warmup=1, clock=clock)
-    assert timed.ratios[:, 1].tolist() == [3.0, 3.0, 3.0, 3.0, 4.5]
-    assert timed.ratio[1] == 3.0
-    assert timed.ratio_spread[:, 1].tolist() == [3.0, 3.0]
-    assert timed.interquartile[0] == 1.0
+    # Warm-up, calibration, then three rounds in which the machine slows down.
+    a = clock.task("a", 9.0, 9.0, 1.0, 2.0, 4.0)
+    b = clock.task("b", 9.0, 9.0, 4.0, 2.0, 4.0)
+    timed = time_ratio(a, b, rounds=3, min_seconds=0.0, warmup=1, clock=clock)
+    assert timed.ratios[:, 1].tolist() == [4.0, 1.0, 1.0]
+    assert timed.ratio[1] == 1.0  # the ratio of the medians is 2
+    assert timed.ratio_spread[:, 1].tolist() == [1.0, 2.5]
+    assert timed.interquartile.tolist() == [1.5, 1.0]
 
 
 def test_order_rotates() -> None:
