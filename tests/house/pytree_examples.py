@@ -1,0 +1,25 @@
+"""One example of every public pytree, by its full name; add yours here."""
+
+from collections.abc import Callable
+
+import jax.numpy as jnp
+import numpy as np
+
+from jaxlab.blocksparse import BlockLists, BlockMask
+
+
+def block_mask() -> BlockMask:
+    blocks = np.arange(2 * 3 * 4).reshape(2, 3, 4) % 3 == 0
+    return BlockMask(
+        blocks, 16, 8, q_len=45, kv_len=30, causal=True, q_positions=jnp.arange(45)[::-1]
+    )
+
+
+def block_lists() -> BlockLists:
+    return BlockLists(jnp.arange(12, dtype=jnp.int32).reshape(2, 2, 3), jnp.ones((2, 2), jnp.int32))
+
+
+EXAMPLES: dict[str, Callable[[], object]] = {
+    "jaxlab.blocksparse.BlockLists": block_lists,
+    "jaxlab.blocksparse.BlockMask": block_mask,
+}
