@@ -1,0 +1,97 @@
+"""A block mask over tokens that every head sees in an order of its own."""
+
+import dataclasses
+import typing
+
+import jax
+import jax.core
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Int, Shaped
+
+from jaxlab.blocksparse.mask import BlockMask
+
+
+@jax.tree_util.register_dataclass
+@typing.no_type_check
+@dataclasses.dataclass(frozen=True)
+class ReorderedMask:
+    """A block mask whose blocks refer to reordered tokens, and the orders.
+
+    Reorder queries, keys and values, attend under ``mask``, restore the output. Rotary embeddings
+    and everything else that depends on positions come before, at original positions.
+
+    Attributes:
+      mask: blocks of reordered tokens: block ``i`` of head ``h`` holds the original tokens
+        ``orders[h, i * block : (i + 1) * block]``.
+      orders: int ``[heads, tokens]``; ``orders[h, p]`` is the original token at place ``p`` of
+        query head ``h``.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxlab.blocksparse import svg_mask
+      >>> reordered = svg_mask((2, 1, 2), ("spatial", "temporal"), block=2, reorder=True)
+      >>> x = jnp.arange(4)[None, :, None, None] * jnp.ones((1, 1, 2, 1), jnp.int32)
+      >>> reordered.reorder(x)[0, :, 1, 0]
+      Array([0, 2, 1, 3], dtype=int32)
+      >>> bool((reordered.restore(reordered.reorder(x)) == x).all())
+      True
+    """
+
+    mask: BlockMask
+    orders: Int[Array, "heads tokens"] | Int[np.ndarray, "heads tokens"]
+
+    def reorder(
+        self, x: Shaped[Array, "batch tokens heads dim"]
+    ) -> Shaped[Array, "batch tokens heads dim"]:
+        """Puts tokens into the order of the mask, head by head.
+
+        Args:
+          x: ``[batch, tokens, heads, dim]`` in original order: queries, or keys or values whose
+            heads divide the mask's.
+
+        Returns:
+          The reordered array.
+
+        Raises:
+          ValueError: tokens or heads do not fit the mask, or query heads that share a key head
+            have different orders.
+        """
+        return _gather(x, self._orders_for(x))
+
+    def restore(
+        self, x: Shaped[Array, "batch tokens heads dim"]
+    ) -> Shaped[Array, "batch tokens heads dim"]:
+        """Undoes ``reorder``, for the attention output.
+
+        Args:
+          x: ``[batch, tokens, heads, dim]`` in the order of the mask.
+
+        Returns:
+          The array in original order.
+
+        Raises:
+          ValueError: as ``reorder``.
+        """
+        return _gather(x, jnp.argsort(self._orders_for(x), axis=1))
+
+    def _orders_for(self, x: Array) -> Array:
+        heads, tokens = self.orders.shape
+        if x.ndim != 4 or x.shape[1] != tokens or heads % x.shape[2]:
+            raise ValueError(
+                f"ReorderedMask: x has shape {x.shape}, expected [batch, {tokens}, heads, dim] "
+                f"with a number of heads that divides {heads}."
+            )
+        shared = self.orders.reshape(x.shape[2], -1, tokens)
+        if shared.shape[1] > 1 and not isinstance(shared, jax.core.Tracer):
+            differs = np.flatnonzero((np.asarray(shared) != np.asarray(shared[:, :1])).any((1, 2)))
+            if differs.size:
+                raise ValueError(
+                    f"ReorderedMask: the query heads that share key head {differs[0]} have "
+                    "different orders; give a group of heads one order or repeat k and v."
+                )
+        return jnp.asarray(shared[:, 0])
+
+
+def _gather(x: Array, places: Array) -> Array:
+    return jnp.take_along_axis(x, places.T[None, :, :, None], axis=1)
