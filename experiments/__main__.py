@@ -54,8 +54,8 @@ class RunOptions:
 
 
 @dataclass(frozen=True)
-class Seed:
-    """What may be changed of several experiments at once."""
+class RunSeveral(RunOptions):
+    """How to run."""
 
     seed: int | None = None
     """Instead of the seed of each experiment's preset."""
@@ -135,19 +135,18 @@ def _run_command(argv: list[str], checkout: Checkout) -> type:
     """The options of ``run``: with one experiment named first, its config fields as well."""
     names_help = tyro.conf.arg(help="Experiments, before any option; or: all.", metavar="NAME...")
     names = Annotated[tyro.conf.Positional[tuple[str, ...]], names_help]
-    fields: list[tuple[str, Any, Any]] = [
-        ("names", names, field(default=())),
-        ("options", tyro.conf.OmitArgPrefixes[RunOptions], field(default=RunOptions())),
-    ]
     named = list(takewhile(lambda word: not word.startswith("-"), argv[1:]))
     if argv[:1] == ["run"] and len(named) == 1 and named != ["all"]:
         words = [word for word in argv[2:] if word not in ("-h", "--help")]
         config = load(named[0], checkout).config(_preset(words))
-        flat = tyro.conf.OmitArgPrefixes[type(config)]
-        fields.append(("config", flat, field(default=config)))
+        groups = {"run": RunOptions(), "config": config}
     else:
-        fields.append(("seed", tyro.conf.OmitArgPrefixes[Seed], field(default=Seed())))
-    return make_dataclass("Run", fields, frozen=True)
+        groups = {"run": RunSeveral()}
+    flat = [
+        (name, tyro.conf.OmitArgPrefixes[type(default)], field(default=default))
+        for name, default in groups.items()
+    ]
+    return make_dataclass("Run", [("names", names, field(default=())), *flat], frozen=True)
 
 
 def _preset(words: list[str]) -> Preset:
@@ -171,7 +170,7 @@ def _run_help(checkout: Checkout) -> str:
 
 
 def _run(command: Any, checkout: Checkout) -> int:
-    options: RunOptions = command.options
+    options: RunOptions = command.run
     process = None
     addressed = (options.coordinator_address, options.num_processes, options.process_id)
     if options.distributed:
@@ -191,7 +190,7 @@ def _run(command: Any, checkout: Checkout) -> int:
         command.names,
         options.preset,
         config=config,
-        seed=command.seed.seed if hasattr(command, "seed") else None,
+        seed=getattr(options, "seed", None),
         save=options.save,
         fresh=options.fresh,
         process=process,

@@ -91,20 +91,22 @@ def check(
         except RecordError as error:
             found = Findings((str(error),))
         except Exception:
-            Console(stderr=True).print(traceback.format_exc(), markup=False, highlight=False)
+            traceback.print_exc()
             found = Findings(("the experiment failed",))
         wrong |= bool(found.differences)
         for label, lines in (("differs", found.differences), ("warning", found.warnings)):
             for line in lines:
-                console.print(f"{name}: {label}: {line}", markup=False, highlight=False)
+                console.print(
+                    f"{name}: {label}: {line}", markup=False, highlight=False, soft_wrap=True
+                )
         if not found.differences:
             console.print(f"{name}: agrees with the committed smoke result")
     try:
         stale = readme_is_stale(checkout)
-        why = "README.md does not show the committed results: python -m experiments scorecard"
-        why += " --readme"
+        command = "python -m experiments scorecard --readme"
+        why = f"README.md does not show the committed results: {command}"
     except (OSError, ValueError, TypeError) as error:
         stale, why = True, f"README.md cannot be checked: {error}"
     if stale:
-        console.print(why, markup=False, highlight=False)
+        console.print(why, markup=False, highlight=False, soft_wrap=True)
     return 1 if wrong or stale else 0

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import jaxlab
 from experiments.harness.claim import PRESETS, Claim, Preset
 from experiments.harness.result import Missing, Result, Value
 from experiments.harness.steps import Steps
@@ -75,6 +76,13 @@ class Checkout:
             hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known)}"
             raise ValueError(f"no experiment is called {name!r}: {hint if known else 'none exist'}")
         return self.folder / f"{name}.py"
+
+    def sources(self, name: str) -> list[Path]:
+        """Files and folders whose code the steps of an experiment may run."""
+        readers = {"figures", "harness", "results"}
+        shared = [path for path in self.folder.iterdir() if path.is_dir()]
+        library = Path(jaxlab.__file__).parent
+        return [library, self.source(name), *sorted(p for p in shared if p.name not in readers)]
 
 
 @dataclass(frozen=True)

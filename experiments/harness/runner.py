@@ -137,7 +137,7 @@ def run_experiments(
             return 130
         except Exception:
             failed.append(name)
-            Console(stderr=True).print(traceback.format_exc(), markup=False, highlight=False)
+            traceback.print_exc()
     if failed:
         Console(stderr=True).print(
             f"failed: {', '.join(failed)} ({len(failed)} of {len(names)})", style="bold red"
@@ -190,7 +190,7 @@ def _run_one(
 ) -> Record:
     # Kept steps would let one process skip collectives that the others wait in.
     kept = process is None
-    sources = [checkout.root / "jaxlab", checkout.source(experiment.name)]
+    sources = checkout.sources(experiment.name)
     directory = steps_directory(checkout.runs, experiment.name, config, sources) if kept else None
     columns = (TextColumn("  {task.description}"), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, console=console, transient=True, auto_refresh=False) as progress:
@@ -202,7 +202,8 @@ def _run_one(
     if not process:
         folder = checkout.results if save else checkout.runs
         record = _store(experiment, record, folder)
-        console.print(f"  {record_path(folder, experiment.name, preset)}", style="dim")
+        path = record_path(folder, experiment.name, preset)
+        console.print(f"  wrote {path}", style="dim", markup=False, highlight=False, soft_wrap=True)
         steps.forget()
     return record
 

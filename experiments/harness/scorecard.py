@@ -151,7 +151,7 @@ def with_scorecard(readme: str, table: str) -> str:
         raise ValueError(
             f"README.md needs the line {README_BEGIN} once, and after it {README_END} once"
         )
-    return f"{readme[: start + len(README_BEGIN)]}\n{table}\n{readme[end:]}"
+    return f"{readme[: start + len(README_BEGIN)]}\n\n{table}\n\n{readme[end:]}"
 
 
 def update_readme(checkout: Checkout) -> bool:
