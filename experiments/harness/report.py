@@ -1,6 +1,7 @@
 """The report: one HTML page of all claims and all experiments, complete in itself."""
 
 import dataclasses
+import textwrap
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,11 @@ import jinja2
 from markupsafe import Markup
 
 from experiments.harness import figures
-from experiments.harness.claim import OUTCOMES
+from experiments.harness.claim import OUTCOMES, Preset
 from experiments.harness.experiment import Checkout, Experiment
 from experiments.harness.plain import plain, show
 from experiments.harness.record import Record, figure_path, read_bounded
+from experiments.harness.result import Table
 from experiments.harness.scorecard import Entry, entries, load_all, records, summary
 from experiments.harness.steps import write_atomically
 
@@ -28,7 +30,7 @@ class Section:
       record: the run that figures, tables and notes are taken from; None without any.
       is_local: whether that run is a local one, for want of a committed one.
       figures: inlined SVG with the name of each.
-      changes: config fields of the local runs that are not the preset's, in words.
+      changes: by preset, the config fields of the local run that are not the preset's.
     """
 
     experiment: Experiment
@@ -37,7 +39,7 @@ class Section:
     record: Record | None
     is_local: bool
     figures: list[tuple[str, Markup]]
-    changes: list[str]
+    changes: dict[Preset, list[str]]
 
 
 def write_report(checkout: Checkout, folder: Path | None = None) -> Path:
@@ -71,7 +73,7 @@ def section(experiment: Experiment, checkout: Checkout) -> Section:
         record=record,
         is_local=record is not None and not kept,
         figures=[] if record is None else _figures(record, source),
-        changes=[change for found in local.values() for change in _changes(experiment, found)],
+        changes={preset: _changes(experiment, found) for preset, found in local.items()},
     )
 
 
@@ -92,6 +94,7 @@ def page(sections: list[Section]) -> str:
         lstrip_blocks=True,
     )
     environment.filters["show"] = show
+    environment.filters["column_kinds"] = _column_kinds
     environment.filters["paragraphs"] = _paragraphs
     found = [entry for one in sections for entry in one.entries]
     counts = Counter(entry.verdict.outcome for entry in found)
@@ -121,13 +124,25 @@ def _changes(experiment: Experiment, record: Record) -> list[str]:
     own = experiment.presets.get(record.preset)
     declared: Any = {} if own is None else plain(dataclasses.asdict(own))
     return [
-        f"{record.preset}: {key} = {show(value)}"
+        f"{key} = {show(value)}"
         for key, value in record.config.items()
         if key not in declared or declared[key] != value
+    ]
+
+
+def _column_kinds(table: Table) -> list[str]:
+    """``number`` for columns of nothing but numbers and gaps, else ``text``: how to align."""
+    columns = zip(*table.rows, strict=True) if table.rows else [() for _ in table.columns]
+    return [
+        "number" if all(type(cell) in (int, float, type(None)) for cell in column) else "text"
+        for column in columns
     ]
 
 
 def _paragraphs(text: str) -> list[tuple[str, str]]:
     """Blocks of a docstring: indented ones are shown as they stand."""
     blocks = [block for block in text.split("\n\n") if block.strip()]
-    return [("pre" if block.startswith("    ") else "p", block.strip("\n")) for block in blocks]
+    tags = ["pre" if block.startswith("    ") else "p" for block in blocks]
+    return [
+        (tag, textwrap.dedent(block).strip("\n")) for tag, block in zip(tags, blocks, strict=True)
+    ]
