@@ -62,14 +62,11 @@ class Record:
     def machine(self) -> str:
         """One line naming the hardware and the jax version."""
         known = self.environment
-        platform = str(known.get("platform", "unknown"))
-        if platform == "cpu":
-            device = str(known.get("cpu_model", "cpu"))
-            cores = f", {known['cpu_cores']} cores" if "cpu_cores" in known else ""
+        if known.get("platform") == "cpu":
+            hardware = f"{known.get('cpu', 'unknown processor')}, {known.get('cores', '?')} cores"
         else:
-            device = f"{known.get('device_count', 1)} x {known.get('device_kind', platform)}"
-            cores = ""
-        return f"{device}{cores}, jax {known.get('jax', 'unknown')}"
+            hardware = f"{known.get('devices', '?')} x {known.get('device', 'unknown device')}"
+        return f"{hardware}, jax {known.get('jax', 'unknown')}"
 
 
 def record_path(folder: Path, experiment: str, preset: Preset) -> Path:

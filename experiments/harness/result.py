@@ -126,9 +126,9 @@ class Result:
       facts: further plain numbers by name, for figures and for the reader.
 
     Example:
-      >>> Result(values={"speed": Value(2.4, "timed"), "peer": Missing("needs a GPU")})
-      ... # doctest: +ELLIPSIS
-      Result(...)
+      >>> result = Result(values={"speed": Value(2.4, "timed"), "peer": Missing("needs a GPU")})
+      >>> result["speed"], result["peer"]
+      (2.4, None)
     """
 
     values: Mapping[str, Value | Missing]

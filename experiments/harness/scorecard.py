@@ -130,9 +130,9 @@ def markdown(found: list[Entry]) -> str:
             claim.criterion.text if claim.criterion else "—",
             entry.measured,
             claim.obtained,
-            f"**{outcome}**" if outcome == "not reproduced" else outcome,
         )
-        lines.append(f"| {' | '.join(_cell(cell) for cell in cells)} |")
+        shown = f"**{outcome}**" if outcome == "not reproduced" else outcome
+        lines.append(f"| {' | '.join(_cell(cell) for cell in cells)} | {shown} |")
     machines = Counter(entry.record.machine for entry in found if entry.record and entry.value)
     if machines:
         lines += ["", f"Measured on: {_cell('; '.join(sorted(machines)))}."]

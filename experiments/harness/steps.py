@@ -54,12 +54,13 @@ class Steps:
           fn's result as `plain` gives it (tuples and arrays are lists), stored or not.
 
         Raises:
-          ValueError: when the name was used before in this run.
+          ValueError: when results are kept and the name was used before in this run.
           TypeError: when the result is not plain.
         """
-        if name in self._seen:
-            raise ValueError(f"step {name!r} was done before in this run: give it its own name")
-        self._seen.add(name)
+        if self._directory is not None:
+            if name in self._seen:
+                raise ValueError(f"step {name!r} was done before in this run: rename one of them")
+            self._seen.add(name)
         stored = self._read(name)
         if stored is not None:
             self.reused.append(name)

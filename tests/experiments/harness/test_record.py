@@ -15,7 +15,7 @@ RECORD = Record(
     config={"seed": 1, "scales": [0.5, 2]},
     started="2030-01-02T03:04:05+00:00",
     seconds=1.25,
-    environment={"platform": "cpu", "cpu_model": "a cpu", "cpu_cores": 2, "jax": "1.2"},
+    environment={"platform": "cpu", "cpu": "a cpu", "cores": 2, "jax": "1.2"},
     criteria={"a": "at least 3"},
     result=Result(
         values={
@@ -96,7 +96,7 @@ def test_records_beyond_the_bound_are_refused_both_ways(tmp_path, monkeypatch):
         ('"seconds": 1.25', '"seconds": 1, "seconds": 2', "twice"),
         ('"seconds": 1.25', '"seconds": 1, "extra": 2', "'extra'"),
         ('"started"', '"begun"', "begun"),
-        ('"cpu_cores": 2', '"cpu_cores": [2]', "cpu_cores"),
+        ('"cores": 2', '"cores": [2]', "cores"),
         ('"a note"', "7", "notes"),
         ('"facts": {', '"facts": 3, "x": {', "unknown field"),
         ('"spread": null', '"spread": [1]', "spread"),
@@ -137,7 +137,7 @@ def test_truncation_anywhere_is_noticed(tmp_path):
 
 def test_machine_names_the_hardware():
     assert RECORD.machine == "a cpu, 2 cores, jax 1.2"
-    gpu = {"platform": "gpu", "device_kind": "H200", "device_count": 4, "jax": "1.2"}
+    gpu = {"platform": "gpu", "device": "H200", "devices": 4, "jax": "1.2"}
     assert _renamed(environment=gpu).machine == "4 x H200, jax 1.2"
 
 

@@ -22,6 +22,7 @@ def test_steps_alone_call_and_keep_nothing(tmp_path, monkeypatch):
     assert list(steps.track(iter("abc"), "letters")) == ["a", "b", "c"]
     steps.forget()
     assert not list(tmp_path.iterdir())
+    assert steps.do("a", lambda: "a default argument serves many runs").startswith("a default")
 
 
 def test_an_interrupted_run_goes_on_after_its_finished_steps(tmp_path):

@@ -133,8 +133,9 @@ def reachable(checkout: Checkout) -> Checkout:
     if str(checkout.root) not in sys.path:
         sys.path.insert(0, str(checkout.root))
     importlib.invalidate_caches()
-    if importlib.util.find_spec("jaxlab.measure") is None:
+    known = "jaxlab.measure" in sys.modules
+    if not known and importlib.util.find_spec("jaxlab.measure") is None:
         stand_in = types.ModuleType("jaxlab.measure")
-        stand_in.environment = lambda: {"platform": "cpu", "jax": "0", "cpu_model": "a cpu"}
+        stand_in.environment = lambda: {"platform": "cpu", "jax": "0", "cpu": "a cpu", "cores": 2}
         sys.modules["jaxlab.measure"] = stand_in
     return checkout
