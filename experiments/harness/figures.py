@@ -65,12 +65,18 @@ def render(draw: Callable[[Result], Mapping[str, Any]], result: Result) -> dict[
       result: handed to draw.
 
     Returns:
-      SVG text by figure name, equal for equal results.
+      SVG text by figure name, equal for equal results. The figures are closed.
     """
     import matplotlib
+    from matplotlib import pyplot
 
     with matplotlib.rc_context(style()):
-        return {name: _svg(figure) for name, figure in draw(result).items()}
+        figures = draw(result)
+        try:
+            return {name: _svg(figure) for name, figure in figures.items()}
+        finally:
+            for figure in figures.values():
+                pyplot.close(figure)
 
 
 def _svg(figure: Any) -> str:

@@ -97,7 +97,7 @@ def write(record: Record, folder: Path, figures: Mapping[str, str] | None = None
     if set(figures) != set(record.figures):
         raise ValueError(f"figures {sorted(figures)} are not those of the record")
     path = record_path(folder, record.experiment, record.preset)
-    text = json.dumps(_to_json(record), indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+    text = _lines(_to_json(record))
     if len(text.encode()) > MAX_BYTES:
         raise ValueError(
             f"the record of {record.experiment} has {len(text.encode())} bytes, more than "
@@ -165,6 +165,23 @@ def read_bounded(path: Path) -> str:
         return content.decode("utf-8")
     except UnicodeDecodeError as error:
         raise RecordError(f"{path} is not UTF-8 text: {error}") from error
+
+
+def _lines(fields: dict[str, Any]) -> str:
+    """JSON with a line for each entry of the top-level objects and lists: it makes good diffs."""
+
+    def compact(value: Any) -> str:
+        return json.dumps(value, allow_nan=False, ensure_ascii=False)
+
+    def block(value: Any) -> str:
+        if isinstance(value, dict) and value:
+            entries = [f"{compact(key)}: {compact(item)}" for key, item in value.items()]
+            return "{\n  " + ",\n  ".join(entries) + "\n }"
+        if isinstance(value, list) and value:
+            return "[\n  " + ",\n  ".join(map(compact, value)) + "\n ]"
+        return compact(value)
+
+    return "{\n " + ",\n ".join(f"{compact(k)}: {block(v)}" for k, v in fields.items()) + "\n}\n"
 
 
 def _to_json(record: Record) -> dict[str, Any]:

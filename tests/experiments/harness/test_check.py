@@ -76,7 +76,7 @@ TIMED = '"value": [2.0], "kind": "timed", "tolerance": 0.0, "spread": null'
 def test_a_timed_value_is_judged_anew_and_only_warned_about(make_checkout):
     slow = TOY.replace('Missing("the peer is not installed")', 'Value([0.5], "timed")')
     checkout = saved(make_checkout(toy=slow))
-    edit(checkout, '"value": [\n    0.5\n   ]', '"value": [7.0]')
+    edit(checkout, '"value": [0.5]', '"value": [7.0]')
     status, text = told(checkout)
     assert status == 0
     assert "toy: warning: peer: 0.5x is not each at least 1 in this run" in text

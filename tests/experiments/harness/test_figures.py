@@ -35,6 +35,19 @@ def test_ink_follows_the_page_and_the_background_is_open():
     assert PALETTE[0] in svg
 
 
+def test_figures_are_closed():
+    from matplotlib import pyplot
+
+    def failing(result):
+        return {"a": pyplot.subplots()[0], "b": None}
+
+    before = pyplot.get_fignums()
+    assert render(lambda result: {"a": pyplot.subplots()[0]}, RESULT)
+    with pytest.raises(AttributeError):
+        render(failing, RESULT)
+    assert pyplot.get_fignums() == before
+
+
 def luminance(color):
     channels = [int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)]
     linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
