@@ -1,0 +1,112 @@
+"""Checking that the committed smoke results and the README still tell the truth."""
+
+import dataclasses
+import traceback
+from collections.abc import Sequence
+
+from rich.console import Console
+
+from experiments.harness.experiment import Checkout, Experiment, load
+from experiments.harness.record import Record, RecordError, read
+from experiments.harness.result import Missing, Value, differs
+from experiments.harness.runner import execute
+from experiments.harness.scorecard import entries, readme_is_stale
+
+
+@dataclasses.dataclass(frozen=True)
+class Findings:
+    """What a check found: differences fail it, warnings do not."""
+
+    differences: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+def compare(experiment: Experiment, new: Record, old: Record | None) -> Findings:
+    """Compare a fresh smoke record with the committed one.
+
+    Exact and deterministic values must agree; the criteria of timed values are evaluated again.
+
+    Args:
+      experiment: that both are of.
+      new: of now.
+      old: the committed one, None where there is none.
+
+    Returns:
+      The findings, each naming the claim.
+    """
+    again = f"python -m experiments run {experiment.name} --preset smoke --save"
+    if old is None:
+        return Findings((f"there is no committed smoke result: {again}",))
+    differences, warnings = [], []
+    if old.config != new.config:
+        differences.append(f"the smoke config has changed since the committed run: {again}")
+    for entry in entries(experiment, {"smoke": new}):
+        claim_id = entry.claim.id
+        now, then = new.result.values.get(claim_id), old.result.values.get(claim_id)
+        text = entry.claim.criterion.text if entry.claim.criterion else None
+        if old.criteria.get(claim_id) != text:
+            differences.append(
+                f"{claim_id}: the criterion is {text!r} now, was {old.criteria.get(claim_id)!r} "
+                f"at the committed run: {again}"
+            )
+        if (now is None) != (then is None):
+            differences.append(f"{claim_id}: a value stands on one side only: {again}")
+        elif isinstance(now, Missing) and isinstance(then, Value):
+            warnings.append(f"{claim_id}: not run here: {now.reason}")
+        elif isinstance(now, Value) and isinstance(then, Missing):
+            warnings.append(f"{claim_id}: was missing at the committed run: {then.reason}")
+        elif isinstance(now, Value) and isinstance(then, Value):
+            if now.kind != "timed" or then.kind != "timed":
+                difference = differs(now, then)
+                if difference:
+                    differences.append(f"{claim_id}: {difference}")
+            elif entry.verdict.outcome == "not reproduced":
+                warnings.append(f"{claim_id}: {entry.measured} is not {text} in this run")
+    gone = sorted(set(old.result.values) - {claim.id for claim in experiment.claims})
+    differences += [f"{claim_id}: committed, but no longer a claim: {again}" for claim_id in gone]
+    return Findings(tuple(differences), tuple(warnings))
+
+
+def check(
+    names: Sequence[str] = (), checkout: Checkout | None = None, console: Console | None = None
+) -> int:
+    """Run experiments at smoke size and compare them with what is committed.
+
+    Args:
+      names: of experiments; all by default.
+      checkout: where experiments and results stand.
+      console: where to print.
+
+    Returns:
+      An exit status: 1 when an exact or deterministic value differs, an experiment or a
+      committed file is broken, or the README's scorecard is stale; else 0.
+    """
+    checkout, console = checkout or Checkout(), console or Console()
+    wrong = False
+    for name in names or checkout.names():
+        try:
+            experiment = load(name, checkout)
+            old = read(checkout.results, name, "smoke")
+            found = compare(experiment, execute(experiment, "smoke"), old)
+        except RecordError as error:
+            found = Findings((str(error),))
+        except Exception:
+            traceback.print_exc()
+            found = Findings(("the experiment failed",))
+        wrong |= bool(found.differences)
+        for label, lines in (("differs", found.differences), ("warning", found.warnings)):
+            for line in lines:
+                console.print(
+                    f"{name}: {label}: {line}", markup=False, highlight=False, soft_wrap=True
+                )
+        if not found.differences:
+            console.print(f"{name}: agrees with the committed smoke result")
+    try:
+        stale = readme_is_stale(checkout)
+        command = "python -m experiments scorecard --readme"
+        why = f"README.md does not show the committed results: {command}"
+    except (OSError, ValueError, TypeError) as error:
+        stale, why = True, f"README.md cannot be checked: {error}"
+    if stale:
+        console.print(why, markup=False, highlight=False, soft_wrap=True)
+    return 1 if wrong or stale else 0

@@ -1,0 +1,108 @@
+import io
+
+import pytest
+from rich.console import Console
+
+from experiments.harness.check import check
+from experiments.harness.record import record_path
+from experiments.harness.runner import run_experiments
+from experiments.harness.scorecard import update_readme
+from tests.experiments.harness.toys import FAILING, TOY
+
+
+def saved(checkout):
+    run_experiments(["toy"], save=True, checkout=checkout)
+    update_readme(checkout)
+    return checkout
+
+
+def told(checkout, *names):
+    console = Console(file=io.StringIO(), width=200)
+    status = check(names, checkout, console)
+    return status, console.file.getvalue()
+
+
+def edit(checkout, old, new):
+    path = record_path(checkout.results, "toy", "smoke")
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+    update_readme(checkout)
+
+
+def test_what_was_just_saved_agrees(checkout):
+    status, text = told(saved(checkout))
+    assert (status, text) == (0, "toy: agrees with the committed smoke result\n")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "word"),
+    [
+        ('"value": 3', '"value": 4', "count: holds 3 now, was 4"),
+        ('"value": 0.5', '"value": 0.50001', "mean: holds 0.5 now"),
+        ('"kind": "deterministic"', '"kind": "exact"', "mean: "),
+        ('"size": 3', '"size": 2', "config has changed"),
+        ('"mean": "within 0.25 of 0.5"', '"mean": "at least 9"', "the criterion is"),
+        ('"peer": {', '"gone": {', "no longer a claim"),
+    ],
+)
+def test_a_changed_value_is_found(checkout, old, new, word):
+    saved(checkout)
+    if new == '"kind": "exact"':
+        edit(checkout, '"tolerance": 1e-06', '"tolerance": 0')
+    edit(checkout, old, new)
+    status, text = told(checkout)
+    assert status == 1
+    assert f"toy: differs: {word}" in text or ("differs" in text and word in text)
+
+
+def test_a_move_within_the_tolerance_agrees(checkout):
+    saved(checkout)
+    edit(checkout, '"value": 0.5', '"value": 0.5000005')
+    assert told(checkout)[0] == 0
+
+
+def test_a_missing_asset_is_a_warning(make_checkout):
+    checkout = saved(make_checkout(toy=TOY))
+    edit(checkout, '"missing": "the peer is not installed"', TIMED)
+    status, text = told(checkout)
+    assert status == 0
+    assert "toy: warning: peer: not run here: the peer is not installed" in text
+
+
+TIMED = '"value": [2.0], "kind": "timed", "tolerance": 0.0, "spread": null'
+
+
+def test_a_timed_value_is_judged_anew_and_only_warned_about(make_checkout):
+    slow = TOY.replace('Missing("the peer is not installed")', 'Value([0.5], "timed")')
+    checkout = saved(make_checkout(toy=slow))
+    edit(checkout, '"value": [0.5]', '"value": [7.0]')
+    status, text = told(checkout)
+    assert status == 0
+    assert "toy: warning: peer: 0.5x is not each at least 1 in this run" in text
+
+
+def test_a_stale_readme_is_found(checkout):
+    saved(checkout)
+    checkout.readme.write_text(checkout.readme.read_text().replace("at least 3", "at least 2"))
+    status, text = told(checkout)
+    assert status == 1
+    assert "scorecard --readme" in text
+    checkout.readme.write_text("no markers")
+    assert told(checkout)[0] == 1
+    checkout.readme.unlink()
+    assert told(checkout)[0] == 1
+
+
+def test_broken_and_absent_results_fail_and_do_not_stop_the_rest(make_checkout, capsys):
+    checkout = make_checkout(broken=FAILING, fine=TOY, toy=TOY)
+    run_experiments(["fine", "toy"], save=True, checkout=checkout)
+    record_path(checkout.results, "toy", "smoke").write_text("{")
+    status, text = told(checkout)
+    assert status == 1
+    assert "broken: differs: the experiment failed" in text
+    assert "the toy broke" in capsys.readouterr().err
+    assert "fine: agrees" in text
+    assert "no usable result" in text
+    record_path(checkout.results, "toy", "smoke").unlink()
+    assert "there is no committed smoke result" in told(checkout, "toy")[1]
