@@ -8,6 +8,7 @@ those blocks and skips the rest.
 The result differs from dense attention by what the mask leaves out: a mask is an approximation.
 """
 
+from jaxlab.blocksparse.attention import block_sparse_attention
 from jaxlab.blocksparse.mask import BlockLists, BlockMask, compress
 
-__all__ = ["BlockLists", "BlockMask", "compress"]
+__all__ = ["BlockLists", "BlockMask", "block_sparse_attention", "compress"]
