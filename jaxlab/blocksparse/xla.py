@@ -15,6 +15,7 @@ it recomputes the probabilities from ``lse``, sums ``dk`` and ``dv`` in the loop
 from collections.abc import Callable
 from typing import NamedTuple
 
+import functools
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -28,11 +29,13 @@ class Tiling(NamedTuple):
 
     Attributes:
       group: rows processed together.
-      chunks: blocks a trip takes from each row's list, longest first.
+      chunk: blocks a trip takes from each row's list.
+      openings: what the first trip of a list may take instead, ascending; the last is ``chunk``.
     """
 
     group: int
-    chunks: tuple[int, ...]
+    chunk: int
+    openings: tuple[int, ...]
 
 
 def tiling(rows: int, row_block: int, columns: int, column_block: int) -> Tiling:
@@ -52,7 +55,7 @@ def tiling(rows: int, row_block: int, columns: int, column_block: int) -> Tiling
     """
     chunk = max(1, min(columns, 512 // column_block))
     group = max(1, min(rows, max(4, 2**18 // (row_block * chunk * column_block))))
-    return Tiling(group, (chunk,) if chunk < 4 else (chunk, chunk // 4))
+    return Tiling(group, chunk, tuple(range(1,chunk+1)))
 
 
 def forward(
@@ -112,22 +115,22 @@ def forward(
                 scores = jnp.einsum("gqd,gkd->gqk", queries, keys)
                 scores = scores.reshape(group, mask.q_block, chunk, mask.kv_block)
                 scores = jnp.where(allowed, scores, -jnp.inf)
-                new_max = jnp.maximum(running_max, scores.max((2, 3)))
+                new_max = scores.max((2, 3))
+                if running_max is not None:
+                    new_max = jnp.maximum(running_max, new_max)
                 shift = jnp.where(new_max == -jnp.inf, 0, new_max)
                 probs = jnp.exp(scores - shift[..., None, None])
-                decay = jnp.exp(running_max - shift)
-                weight = weight * decay[..., None] + probs.sum(2)
-                update = jnp.einsum("gqk,gkd->gqd", probs.reshape(group, mask.q_block, -1), values)
-                return new_max, weight, total * decay[..., None] + update
+                new_weight = _sum_blocks(probs)
+                new_total = jnp.einsum("gqk,gkd->gqd", probs.reshape(group, mask.q_block, -1), values)
+                if running_max is not None:
+                    decay = jnp.exp(running_max - shift)[..., None]
+                    new_weight = weight * decay + new_weight
+                    new_total = total * decay + new_total
+                return new_max, new_weight, new_total
 
             return attend
 
-        state = (
-            _varying(jnp.full((group, mask.q_block), -jnp.inf, dtype), q),
-            _varying(jnp.zeros((group, mask.q_block, mask.kv_block), dtype), q),
-            _varying(jnp.zeros((group, mask.q_block, value_dim), dtype), q),
-        )
-        (row_max, weight, total), computed = _walk(members.longest, sizes.chunks, trip, state)
+        (row_max, weight, total), computed = _walk(members.longest, sizes, trip, (None, None, None))
         weight = weight.sum(-1)
         empty = weight == 0
         weight = jnp.where(empty, 1, weight)
@@ -241,20 +244,17 @@ def backward(
                 d_scores = probs * (d_probs - _take(offset_blocks, column)[:, None])
                 probs = probs.reshape(group, mask.kv_block, -1)
                 d_scores = d_scores.reshape(group, mask.kv_block, -1)
-                dv = dv + jnp.einsum("gkq,gqd->gkd", probs, d_outs)
-                dk = dk + jnp.einsum("gkq,gqd->gkd", d_scores, queries)
+                new_dv = jnp.einsum("gkq,gqd->gkd", probs, d_outs)
+                new_dk = jnp.einsum("gkq,gqd->gkd", d_scores, queries)
+                if dk is not None:
+                    new_dk, new_dv = dk + new_dk, dv + new_dv
                 part = jnp.einsum("gkq,gkd->gqd", d_scores, keys)
                 part = part.reshape(group * chunk, mask.q_block, dim)
-                return _add_blocks(dq, column.reshape(-1), part), dk, dv
+                return _add_blocks(dq, column.reshape(-1), part), new_dk, new_dv
 
             return differentiate
 
-        state = (
-            dq,
-            _varying(jnp.zeros((group, mask.kv_block, dim), dtype), q),
-            _varying(jnp.zeros((group, mask.kv_block, value_dim), dtype), q),
-        )
-        (dq, dk_rows, dv_rows), _ = _walk(members.longest, sizes.chunks, trip, state)
+        (dq, dk_rows, dv_rows), _ = _walk(members.longest, sizes, trip, (dq, None, None))
         return (
             dq,
             lax.dynamic_update_slice_in_dim(dk, dk_rows, start * group, 0),
@@ -340,18 +340,22 @@ def _sorted_rows(lists: BlockLists, batch: int, heads: int, column_heads: int) -
     return Rows(row, place, counts, numbered, columns, blocks)
 
 
-def _walk(longest: Array, chunks: tuple[int, ...], trip: Callable, state: tuple) -> tuple:
-    """Runs ``trip(chunk)(first, state)`` over a list, whole chunks first; counts the blocks."""
-    first = jnp.zeros_like(longest)
-    for chunk in chunks:
-        last = chunk == chunks[-1]
-        times = -(-(longest - first) // chunk) if last else (longest - first) // chunk
-        body = trip(chunk)
-        state = lax.fori_loop(
-            0, times, lambda i, s, body=body, at=first, n=chunk: body(at + i * n, s), state
-        )
-        first = first + times * chunk
-    return state, first
+def _walk(longest: Array, sizes: Tiling, trip: Callable, state: tuple) -> tuple:
+    """Runs ``trip(chunk)(first, state)`` over a list; counts the blocks.
+
+    The first trip takes what whole chunks leave over, so that no list ends in a mostly empty one.
+    """
+    chunk, openings = sizes.chunk, jnp.array(sizes.openings, jnp.int32)
+    left_over = (longest - 1) % chunk + 1
+    which = (openings < left_over).sum()
+    first = openings[which]
+    start = jnp.zeros_like(first)
+    branches = [functools.partial(trip(size), start) for size in sizes.openings]
+    state = lax.switch(which, branches, state)
+    times = -(-(longest - first) // chunk)
+    body = trip(chunk)
+    state = lax.fori_loop(0, times, lambda i, state: body(first + i * chunk, state), state)
+    return state, first + times * chunk
 
 
 def _blocks(tokens: Array, block: int, positions: Array | None) -> Array:
@@ -400,6 +404,13 @@ def _add_blocks(total: Array, index: Array, parts: Array) -> Array:
         return lax.dynamic_update_slice_in_dim(total, block + part, index[i], 0)
 
     return lax.fori_loop(0, index.size, add, total)
+
+
+def _sum_blocks(probs: Array) -> Array:
+    total = probs[:, :, 0]
+    for i in range(1, probs.shape[2]):
+        total = total + probs[:, :, i]
+    return total
 
 
 def _take(blocks: Array, index: Array) -> Array:
