@@ -218,7 +218,7 @@ ASSUMPTIONS = (
 )
 
 
-def run(config: Config, steps: Steps = Steps()) -> Result:  # noqa: B008
+def run(config: Config, steps: Steps = Steps()) -> Result:
     """Measures every claim.
 
     Args:

@@ -12,6 +12,7 @@ from pathlib import Path
 from experiments.assets.archives import ArchiveError, extract
 from experiments.assets.asset import Asset, Source
 from experiments.assets.providers import ProviderError, download
+from experiments.harness.result import Unavailable
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class Attempt:
     said: str
 
 
-class AssetUnavailable(Exception):
+class AssetUnavailable(Unavailable):
     """An asset could not be had; the message names every place tried and the way offline.
 
     Attributes:

@@ -86,8 +86,8 @@ def speed(timing: Timing, shape: tuple[int, int]) -> dict[str, object]:
             }
         )
         if "dense" in ratio:
-            dense, forward = (timed.ratios[:, timed.names.index(n)] for n in ("dense", "forward"))
-            dense_speedup = float(np.median(dense / forward))
+            pair = (timed.ratios[:, timed.names.index(name)] for name in ("dense", "forward"))
+            dense_speedup = float(np.median(np.divide(*pair)))
     return {"rows": rows, "dense_speedup": dense_speedup, "r_squared": _r_squared(rows)}
 
 

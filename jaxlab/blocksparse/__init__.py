@@ -11,10 +11,12 @@ those blocks and skips the rest.
    ``svg_mask``             from a band along frames or pixels; ``svg_head_kinds`` chooses
    ``paro_mask``            from measured attention, in the best axis order of every head
    ``gaussian_field_mask``  drawn at random, with a video model's statistics
+3. ``block_sparse_attention``  computes the active blocks; differentiable
 
 The result differs from dense attention by what the mask leaves out: a mask is an approximation.
 """
 
+from jaxlab.blocksparse.attention import block_sparse_attention
 from jaxlab.blocksparse.mask import BlockLists, BlockMask, compress
 from jaxlab.blocksparse.paro import paro_mask
 from jaxlab.blocksparse.radial import radial_mask
@@ -30,6 +32,7 @@ __all__ = [
     "BlockMask",
     "ReorderedMask",
     "axis_order",
+    "block_sparse_attention",
     "compress",
     "gaussian_field_mask",
     "paro_mask",

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import jax.numpy as jnp
 import numpy as np
 
-from jaxlab.blocksparse import BlockLists, BlockMask
+from jaxlab.blocksparse import BlockLists, BlockMask, ReorderedMask
 
 
 def block_mask() -> BlockMask:
@@ -19,7 +19,14 @@ def block_lists() -> BlockLists:
     return BlockLists(jnp.arange(12, dtype=jnp.int32).reshape(2, 2, 3), jnp.ones((2, 2), jnp.int32))
 
 
+def reordered_mask() -> ReorderedMask:
+    blocks = np.arange(2 * 3 * 3).reshape(2, 3, 3) % 4 == 0
+    mask = BlockMask(blocks, 5, 5, q_len=13, kv_len=13)
+    return ReorderedMask(mask, jnp.stack([jnp.arange(13), jnp.arange(13)[::-1]]))
+
+
 EXAMPLES: dict[str, Callable[[], object]] = {
     "jaxlab.blocksparse.BlockLists": block_lists,
     "jaxlab.blocksparse.BlockMask": block_mask,
+    "jaxlab.blocksparse.ReorderedMask": reordered_mask,
 }

@@ -3,7 +3,6 @@
 import importlib.util
 import itertools
 import sys
-import types
 from pathlib import Path
 
 from experiments.harness import Checkout
@@ -133,9 +132,4 @@ def reachable(checkout: Checkout) -> Checkout:
     if str(checkout.root) not in sys.path:
         sys.path.insert(0, str(checkout.root))
     importlib.invalidate_caches()
-    known = "jaxlab.measure" in sys.modules
-    if not known and importlib.util.find_spec("jaxlab.measure") is None:
-        stand_in = types.ModuleType("jaxlab.measure")
-        stand_in.environment = lambda: {"platform": "cpu", "jax": "0", "cpu": "a cpu", "cores": 2}
-        sys.modules["jaxlab.measure"] = stand_in
     return checkout

@@ -1,0 +1,257 @@
+"""Block-sparse attention as a differentiable function of q, k and v."""
+
+import dataclasses
+import functools
+import importlib
+import math
+import types
+from collections.abc import Callable
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.custom_batching import custom_vmap
+from jaxtyping import Array, Float
+
+from jaxlab.blocksparse.mask import BlockMask
+
+IMPLEMENTATIONS = ("reference", "xla", "pallas")
+
+
+def block_sparse_attention(
+    q: Float[Array, "batch q_len heads dim"] | Float[np.ndarray, "batch q_len heads dim"],
+    k: Float[Array, "batch kv_len kv_heads dim"] | Float[np.ndarray, "batch kv_len kv_heads dim"],
+    v: Float[Array, "batch kv_len kv_heads value_dim"]
+    | Float[np.ndarray, "batch kv_len kv_heads value_dim"],
+    mask: BlockMask,
+    *,
+    scale: float | None = None,
+    return_lse: bool = False,
+    return_trips: bool = False,
+    implementation: Literal["reference", "xla", "pallas"] | None = None,
+) -> Float[Array, "batch q_len heads value_dim"] | tuple[Array, ...]:
+    """Softmax attention over the active blocks of a mask; inactive blocks are skipped.
+
+    ``out = softmax(scale * q k^T)  v`` over the token pairs that ``mask`` allows. Differentiable in
+    q, k and v through both ``out`` and ``lse``, so that partial results of a ring can be merged.
+    Works under jit, grad, vmap (the mapped axis joins the batch; mapped positions run one after
+    another) and shard_map (each device runs the trips its own mask asks for).
+
+    Args:
+      q: float ``[batch, q_len, heads, dim]``, queries.
+      k: the same dtype, ``[batch, kv_len, kv_heads, dim]``, keys; ``kv_heads`` divides ``heads``
+        and query head ``h`` reads key head ``h // (heads // kv_heads)``.
+      v: the same dtype, ``[batch, kv_len, kv_heads, value_dim]``, values.
+      mask: blocks ``[heads, q_blocks, kv_blocks]`` or with a leading ``batch`` or 1. New blocks of
+        the same shape do not recompile.
+      scale: factor on the scores, by default ``dim ** -0.5``.
+      return_lse: also return the log of each query's softmax denominator.
+      return_trips: also return how many key blocks were computed for each row of blocks.
+      implementation: ``"reference"`` (dense, then masked), ``"xla"`` (loops whose trip counts
+        follow the mask), ``"pallas"`` (kernels for GPU and TPU, interpreted elsewhere), or None for
+        the best that runs here.
+
+    Returns:
+      ``out`` of q's dtype, ``[batch, q_len, heads, value_dim]``; queries that attend to nothing
+      and padding queries give 0. Then, as asked for, ``lse`` float32 (float64 for float64 inputs)
+      ``[batch, q_len, heads]``, -inf where ``out`` is 0 for that reason, and ``trips`` int32
+      ``[batch, heads, q_blocks]``, blocks an implementation computes for its own convenience
+      included.
+
+    Raises:
+      TypeError: an argument is of the wrong kind or dtype.
+      ValueError: shapes disagree, or ``implementation`` is unknown or cannot run here.
+
+    Example:
+      >>> import jax, numpy as np
+      >>> q, k, v = jax.random.normal(jax.random.key(0), (3, 1, 250, 2, 16))
+      >>> blocks = np.broadcast_to(np.tri(4, 4, dtype=bool), (2, 4, 4))
+      >>> mask = BlockMask(blocks, 64, 64, q_len=250, kv_len=250, causal=True)
+      >>> out, lse = block_sparse_attention(q, k, v, mask, return_lse=True)
+      >>> out.shape, lse.shape
+      ((1, 250, 2, 16), (1, 250, 2))
+    """
+    if scale is None:
+        scale = float(np.shape(q)[-1]) ** -0.5 if np.ndim(q) == 4 and np.shape(q)[-1] else 1.0
+    _check(q, k, v, mask, scale)
+    backend = _backend(implementation, q, k, v, mask)
+    q, k, v = jnp.asarray(q), jnp.asarray(k), jnp.asarray(v)
+    mask = _with_batch(mask)
+    axes = frozenset().union(
+        *(jax.typeof(x).mat.varying for x in (q, k, v, *jax.tree.leaves(mask)))
+    )
+    q, k, v = (_vary(x, axes) for x in (q, k, v))
+    out, lse, trips = _attend_jit(backend, float(scale), q, k, v, mask)
+    results = (out, *((lse,) if return_lse else ()), *((trips,) if return_trips else ()))
+    return results if len(results) > 1 else out
+
+
+def _check(q: Any, k: Any, v: Any, mask: Any, scale: Any) -> None:
+    for name, x in (("q", q), ("k", k), ("v", v)):
+        if not isinstance(x, jax.Array | np.ndarray):
+            raise TypeError(f"block_sparse_attention: {name} must be an array, got {type(x)}.")
+        if not jnp.issubdtype(x.dtype, jnp.floating):
+            raise TypeError(
+                f"block_sparse_attention: {name} must be floating point, got {x.dtype}; "
+                f"cast it, for example `{name}.astype('float32')`."
+            )
+        if x.ndim != 4 or 0 in x.shape:
+            raise ValueError(
+                f"block_sparse_attention: {name} has shape {x.shape}, expected four nonempty "
+                "dimensions [batch, seq, heads, dim]."
+            )
+    if not q.dtype == k.dtype == v.dtype:
+        raise TypeError(
+            f"block_sparse_attention: q, k and v have dtypes {q.dtype}, {k.dtype} and {v.dtype}; "
+            "cast them to one."
+        )
+    if q.shape[0] != k.shape[0] or q.shape[3] != k.shape[3]:
+        raise ValueError(
+            f"block_sparse_attention: q {q.shape} and k {k.shape} differ in batch or dim "
+            "([batch, seq, heads, dim])."
+        )
+    if k.shape[:3] != v.shape[:3]:
+        raise ValueError(
+            f"block_sparse_attention: k {k.shape} and v {v.shape} may differ only in dim "
+            "([batch, seq, heads, dim])."
+        )
+    if q.shape[2] % k.shape[2]:
+        raise ValueError(
+            f"block_sparse_attention: {q.shape[2]} heads of q are no multiple of the {k.shape[2]} "
+            "heads of k and v."
+        )
+    if isinstance(scale, bool) or not isinstance(scale, int | float | np.floating):
+        raise TypeError(
+            f"block_sparse_attention: scale must be a number known before compilation, got "
+            f"{scale!r}; multiply q by a traced scale and pass scale=1.0."
+        )
+    if not math.isfinite(scale):
+        raise ValueError(f"block_sparse_attention: scale must be finite, got {scale!r}.")
+    if not isinstance(mask, BlockMask):
+        raise TypeError(
+            f"block_sparse_attention: mask must be a BlockMask, got {type(mask).__name__}; "
+            "BlockMask.from_tokens makes one from a token mask."
+        )
+    mask.validate()
+    if (mask.q_len, mask.kv_len) != (q.shape[1], k.shape[1]):
+        raise ValueError(
+            f"block_sparse_attention: mask is for {mask.q_len} queries and {mask.kv_len} keys, "
+            f"but q has {q.shape[1]} and k has {k.shape[1]}."
+        )
+    if mask.heads != q.shape[2]:
+        raise ValueError(
+            f"block_sparse_attention: mask has {mask.heads} heads, but q has {q.shape[2]}; "
+            "repeat mask.blocks over heads if they share one pattern."
+        )
+    batch = mask.blocks.shape[:-3]
+    if batch not in ((), (1,), (q.shape[0],)):
+        raise ValueError(
+            f"block_sparse_attention: mask has batch {batch}, which does not broadcast to the "
+            f"batch of q, {q.shape[0]}."
+        )
+
+
+def _backend(implementation: Any, q: Any, k: Any, v: Any, mask: BlockMask) -> str:
+    """Name of the module that runs such inputs here."""
+    if implementation is not None and implementation not in IMPLEMENTATIONS:
+        raise ValueError(
+            f"block_sparse_attention: implementation must be None or one of {IMPLEMENTATIONS}, "
+            f"got {implementation!r}."
+        )
+    platform = jax.default_backend()
+    kernels = "mosaic_gpu" if platform == "gpu" else "mosaic_tpu"
+    if implementation in ("reference", "xla"):
+        return implementation
+    if implementation is None and platform not in ("gpu", "tpu"):
+        return "xla"
+    try:
+        reason = _module(kernels).unsupported(q, k, v, mask)
+    except ImportError as error:
+        reason = str(error)
+    if reason is None:
+        return kernels
+    if implementation is None:
+        return "xla"
+    raise ValueError(
+        f"block_sparse_attention: implementation='pallas' cannot run on {platform!r}: {reason}; "
+        "use implementation=None or 'xla'."
+    )
+
+
+def _module(backend: str) -> types.ModuleType:
+    """Imported when first used: Pallas is slow to import and absent from some jax builds."""
+    return importlib.import_module(f"jaxlab.blocksparse.{backend}")
+
+
+def _with_batch(mask: BlockMask) -> BlockMask:
+    mask = jax.tree.map(jnp.asarray, mask)
+    return mask if mask.blocks.ndim == 4 else dataclasses.replace(mask, blocks=mask.blocks[None])
+
+
+def _vary(x: Array, axes: frozenset[str]) -> Array:
+    missing = tuple(axes - jax.typeof(x).mat.varying)
+    return lax.pcast(x, missing, to="varying") if missing else x
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _attend(
+    backend: str, scale: float, q: Array, k: Array, v: Array, mask: BlockMask
+) -> tuple[Array, Array, Array]:
+    return _foldable(backend, "forward", scale)(mask, q, k, v)
+
+
+def _attend_forward(
+    backend: str, scale: float, q: Array, k: Array, v: Array, mask: BlockMask
+) -> tuple[tuple[Array, Array, Array], tuple]:
+    out, lse, trips = _foldable(backend, "forward", scale)(mask, q, k, v)
+    return (out, lse, trips), (q, k, v, mask, out, lse)
+
+
+def _attend_backward(
+    backend: str, scale: float, residuals: tuple, cotangents: tuple
+) -> tuple[Array, Array, Array, None]:
+    q, k, v, mask, out, lse = residuals
+    d_out, d_lse, _ = cotangents
+    gradients = _foldable(backend, "backward", scale)(mask, q, k, v, out, lse, d_out, d_lse)
+    return *gradients, None
+
+
+_attend.defvjp(_attend_forward, _attend_backward)
+_attend_jit = jax.jit(_attend, static_argnums=(0, 1))
+
+
+def _foldable(backend: str, direction: str, scale: float) -> Callable:
+    """An implementation whose vmap folds the mapped axis into the batch.
+
+    The default batching of a loop runs every element for the longest element's trips and copies
+    the whole state at each.
+    """
+    run = functools.partial(getattr(_module(backend), direction), scale=scale)
+
+    @custom_vmap
+    def call(mask: BlockMask, *arrays: Array) -> tuple[Array, ...]:
+        return run(*arrays[:3], mask, *arrays[3:])
+
+    @call.def_vmap
+    def fold(size: int, mapped: Any, mask: BlockMask, *arrays: Array) -> tuple:
+        def spread(x: Array, is_mapped: bool) -> Array:
+            return x if is_mapped else jnp.broadcast_to(x, (size, *x.shape))
+
+        mask_mapped, arrays_mapped = mapped[0], mapped[1:]
+        arrays = tuple(map(spread, arrays, arrays_mapped))
+        if mask_mapped.q_positions or mask_mapped.kv_positions:
+            masks = jax.tree.map(spread, mask, mask_mapped)
+            results = lax.map(lambda one: call(*one), (masks, *arrays))
+        else:
+            if mask_mapped.blocks or mask.blocks.shape[0] > 1:
+                batch = arrays[0].shape[1]
+                blocks = spread(mask.blocks, mask_mapped.blocks)
+                blocks = jnp.broadcast_to(blocks, (size, batch, *blocks.shape[2:]))
+                mask = dataclasses.replace(mask, blocks=blocks.reshape(-1, *blocks.shape[2:]))
+            results = call(mask, *(x.reshape(-1, *x.shape[2:]) for x in arrays))
+            results = tuple(x.reshape(size, -1, *x.shape[1:]) for x in results)
+        return results, (True,) * len(results)
+
+    return call
