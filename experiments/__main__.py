@@ -143,7 +143,11 @@ def _run_command(argv: list[str], checkout: Checkout) -> type:
     else:
         groups = {"run": RunSeveral()}
     flat = [
-        (name, tyro.conf.OmitArgPrefixes[type(default)], field(default=default))
+        (
+            name,
+            Annotated[type(default), tyro.conf.arg(name="")],
+            field(default=default),
+        )
         for name, default in groups.items()
     ]
     return make_dataclass("Run", [("names", names, field(default=())), *flat], frozen=True)
