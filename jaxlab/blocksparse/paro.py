@@ -17,8 +17,8 @@ _AXES = tuple(itertools.permutations(range(3)))
 
 
 def paro_mask(
-    q: Float[Array, "batch tokens heads dim"],
-    k: Float[Array, "batch tokens kv_heads dim"],
+    q: Float[Array, "batch tokens heads dim"] | Float[np.ndarray, "batch tokens heads dim"],
+    k: Float[Array, "batch tokens kv_heads dim"] | Float[np.ndarray, "batch tokens kv_heads dim"],
     grid: Sequence[int],
     *,
     density: float,
@@ -79,10 +79,12 @@ def paro_mask(
     if not 0 < density <= 1:
         raise ValueError(f"paro_mask: density must lie in (0, 1], got {density}.")
     count = -(-tokens // block)
-    scale = float(q.shape[3] ** -0.5 if scale is None else scale)
+    scale = q.shape[3] ** -0.5 if scale is None else scale
     kept = max(count, int(density * count * count + 1e-9))
     shape = (int(grid[0]), int(grid[1]), int(grid[2]))
-    choice, blocks = _choose(q, k, scale, grid=shape, block=int(block), kept=kept)
+    choice, blocks = _choose(
+        jnp.asarray(q), jnp.asarray(k), jnp.float32(scale), grid=shape, block=int(block), kept=kept
+    )
     orders = np.stack([axis_order(grid, axes, text_tokens) for axes in _AXES]).astype(np.int32)
     mask = BlockMask(blocks, block, block, tokens, tokens)
     return ReorderedMask(mask, jnp.asarray(orders)[choice])
@@ -92,7 +94,7 @@ def paro_mask(
 def _choose(
     q: Float[Array, "batch tokens heads dim"],
     k: Float[Array, "batch tokens kv_heads dim"],
-    scale: float,
+    scale: Float[Array, ""],
     *,
     grid: tuple[int, int, int],
     block: int,
@@ -126,7 +128,7 @@ def _add_block_mass(
     mass: Float[Array, "orders blocks blocks"],
     q: Float[Array, "tokens dim"],
     k: Float[Array, "tokens dim"],
-    scale: float | Float[Array, ""],
+    scale: Float[Array, ""],
     grid: tuple[int, int, int],
     block: int,
 ) -> Float[Array, "orders blocks blocks"]:

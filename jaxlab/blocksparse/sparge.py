@@ -11,12 +11,12 @@ from jaxtyping import Array, Bool, Float, Int32
 
 from jaxlab.blocksparse.mask import BlockMask
 
-PerHead = float | Float[Array, "..."] | Float[np.ndarray, "..."]
+PerHead = float | int | Float[Array, "..."] | Float[np.ndarray, "..."]
 
 
 def sparge_mask(
-    q: Float[Array, "batch q_len heads dim"],
-    k: Float[Array, "batch kv_len kv_heads dim"],
+    q: Float[Array, "batch q_len heads dim"] | Float[np.ndarray, "batch q_len heads dim"],
+    k: Float[Array, "batch kv_len kv_heads dim"] | Float[np.ndarray, "batch kv_len kv_heads dim"],
     *,
     q_block: int = 128,
     kv_block: int = 64,
@@ -194,7 +194,7 @@ def _pool(x: Array, block: int) -> tuple[Array, Array]:
     return mean(x), (mean(unit) ** 2).sum(-1)
 
 
-def _per_head(name: str, value: PerHead, heads: int, low: float) -> Float[Array, " heads"]:
+def _per_head(name: str, value: PerHead, heads: int, low: int) -> Float[Array, " heads"]:
     if np.shape(value) not in ((), (heads,)):
         raise ValueError(
             f"sparge_mask: {name} must be one number or one for each of {heads} heads, got shape "

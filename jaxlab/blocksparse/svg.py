@@ -110,9 +110,9 @@ def svg_mask(
 
 
 def svg_head_kinds(
-    q: Float[Array, "batch tokens heads dim"],
-    k: Float[Array, "batch tokens kv_heads dim"],
-    v: Float[Array, "batch tokens kv_heads dim"],
+    q: Float[Array, "batch tokens heads dim"] | Float[np.ndarray, "batch tokens heads dim"],
+    k: Float[Array, "batch tokens kv_heads dim"] | Float[np.ndarray, "batch tokens kv_heads dim"],
+    v: Float[Array, "batch tokens kv_heads dim"] | Float[np.ndarray, "batch tokens kv_heads dim"],
     grid: Sequence[int],
     *,
     key: Key[Array, ""],

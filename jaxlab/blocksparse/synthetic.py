@@ -81,7 +81,9 @@ def gaussian_field_mask(
         np.add.reduceat(coordinates[:, axis_order(grid, axes)], starts, axis=1) / tokens
         for axes in itertools.permutations(range(3))
     ]
-    blocks = _blocks(key, jnp.asarray(np.stack(centroids), jnp.float32), cdf_threshold, heads=heads)
+    blocks = _blocks(
+        key, jnp.asarray(np.stack(centroids), jnp.float32), jnp.float32(cdf_threshold), heads=heads
+    )
     return BlockMask(blocks, block, block, video, video)
 
 
@@ -89,7 +91,7 @@ def gaussian_field_mask(
 def _blocks(
     key: Key[Array, ""],
     centroids: Float[Array, "orders 3 blocks"],
-    cdf_threshold: float,
+    cdf_threshold: Float[Array, ""],
     *,
     heads: int,
 ) -> Bool[Array, "heads blocks blocks"]:

@@ -113,4 +113,4 @@ def tile_of_token(grid: Sequence[int], tile: Sequence[int]) -> Int64[np.ndarray,
         )
     coordinates = np.indices(tuple(grid)).reshape(3, -1) // np.reshape(tile, (3, 1))
     counts = tuple(-(-size // step) for size, step in zip(grid, tile, strict=True))
-    return np.ravel_multi_index(tuple(coordinates), counts).astype(np.int64)
+    return np.asarray(np.ravel_multi_index(tuple(coordinates), counts), np.int64)

@@ -1,0 +1,89 @@
+"""Radial masks against loops over tokens; properties; bad input; the size of a real video."""
+
+import numpy as np
+import pytest
+
+from jaxlab.blocksparse import radial_mask
+from tests.oracles import mask_rules
+
+GRIDS = [
+    ((3, 5, 7), 8, 0),
+    ((9, 2, 7), 6, 0),
+    ((7, 3, 3), 16, 5),
+    ((6, 3, 5), 4, 3),
+    ((5, 1, 3), 7, 1),
+]
+
+
+@pytest.mark.parametrize(("grid", "block", "text"), GRIDS)
+@pytest.mark.parametrize(("decay", "neighbor", "sink"), [(0.5, 1.0, True), (1.0, 0.5, False)])
+def test_blocks_are_the_ones_of_the_loops(grid, block, text, decay, neighbor, sink):
+    mask = radial_mask(
+        grid,
+        heads=1,
+        block=block,
+        decay=decay,
+        neighbor_window=neighbor,
+        sink_first_frame=sink,
+        text_tokens=text,
+    )
+    expected = mask_rules.radial(grid, block, decay, neighbor, sink, text)
+    np.testing.assert_array_equal(mask.blocks[0], expected)
+    assert mask.q_len == mask.kv_len == np.prod(grid) + text
+
+
+def test_windows_narrow_with_distance_and_far_frames_are_thinned_out():
+    mask = radial_mask((24, 8, 16), heads=1, block=16, decay=1.0, sink_first_frame=False)
+    by_frame = mask.blocks[0].reshape(24, 8, 24, 8).sum((1, 3))
+    reach = by_frame[0]
+    assert reach[0] == reach[1] == 64
+    assert reach[2] > reach[4] > reach[8] > 0
+    assert reach[16] == reach[18] > 0  # w = 8 < 16: multiples of 2 only
+    assert reach[17] == reach[19] == 0
+    np.testing.assert_array_equal(by_frame, by_frame.T)
+    np.testing.assert_array_equal(by_frame[3:, 3:], by_frame[:-3, :-3])
+
+
+def test_density_grows_with_the_decay():
+    counts = radial_mask((12, 6, 11), heads=3, block=8, decay=(0.1, 0.5, 1.0)).head_counts()
+    assert counts[0] < counts[1] < counts[2]
+
+
+def test_heads_take_their_own_decay():
+    together = radial_mask((9, 4, 7), heads=3, block=8, decay=(1.0, 0.2, 1.0), text_tokens=3)
+    for head, decay in enumerate((1.0, 0.2, 1.0)):
+        alone = radial_mask((9, 4, 7), heads=1, block=8, decay=decay, text_tokens=3)
+        np.testing.assert_array_equal(together.blocks[head], alone.blocks[0])
+
+
+def test_every_query_keeps_its_own_block_and_the_sink():
+    mask = radial_mask((40, 1, 2), heads=2, block=64, sink_first_frame=False)
+    assert mask.blocks.diagonal(axis1=1, axis2=2).all()
+    sink = radial_mask((9, 4, 8), heads=1, block=8)
+    assert sink.blocks[0, :, :4].all()
+
+
+@pytest.mark.slow
+def test_a_720p_video_at_full_size():
+    mask = radial_mask((21, 45, 80), heads=2)
+    assert mask.blocks.shape == (2, 1182, 1182)
+    assert mask.blocks[0, :, : 3600 // 64].all()
+    assert 0.2 < mask.density() < 0.6
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"grid": (3, 5)}, "grid must be"),
+        ({"grid": (3, 0, 5)}, "grid must be"),
+        ({"block": 0}, "block must be a positive"),
+        ({"heads": 0}, "heads must be a positive"),
+        ({"decay": 0.0}, "decay must be positive"),
+        ({"decay": (0.5, 0.5, 0.5)}, "one for each of 2 heads"),
+        ({"neighbor_window": 1.5}, "neighbor_window must lie"),
+        ({"text_tokens": -1}, "text_tokens must be 0 or more"),
+    ],
+)
+def test_bad_input_is_named(change, message):
+    with pytest.raises(ValueError, match=message):
+        radial_mask(**({"grid": (3, 5, 7), "heads": 2, "block": 8} | change))
