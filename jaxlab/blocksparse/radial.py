@@ -54,7 +54,7 @@ def radial_mask(
 
     Example:
       >>> radial_mask((9, 8, 16), heads=2, block=64)
-      BlockMask(heads=2, blocks=18x18 of 64x64, tokens=1152x1152, density=0.883)
+      BlockMask(heads=2, blocks=18x18 of 64x64, tokens=1152x1152, density=0.877)
     """
     video = video_tokens("radial_mask", grid, block, text_tokens)
     if heads != int(heads) or heads < 1:

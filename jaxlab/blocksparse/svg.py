@@ -79,14 +79,14 @@ def svg_mask(
     Raises:
       ValueError: a malformed geometry, an unknown kind of head, or a width that is not positive.
 
-    Source: Sparse VideoGen (arXiv 2502.01776), as in public code. Rounding up without reordering
-    is ours.
+    Source: Sparse VideoGen (arXiv 2502.01776), as the notes restate its public code. Rounding up
+    without reordering is ours.
 
     Example:
       >>> svg_mask((8, 8, 16), ("spatial", "temporal"))
-      BlockMask(heads=2, blocks=16x16 of 64x64, tokens=1024x1024, density=0.707)
+      BlockMask(heads=2, blocks=16x16 of 64x64, tokens=1024x1024, density=0.74)
       >>> svg_mask((8, 8, 16), ("spatial", "temporal"), reorder=True).mask
-      BlockMask(heads=2, blocks=16x16 of 64x64, tokens=1024x1024, density=0.469)
+      BlockMask(heads=2, blocks=16x16 of 64x64, tokens=1024x1024, density=0.48)
     """
     video = video_tokens("svg_mask", grid, block, text_tokens)
     _check_width("svg_mask", width)
