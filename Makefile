@@ -70,9 +70,11 @@ clean: ## Remove what the other targets made.
 $(VENV)/.ready: requirements.lock pyproject.toml | $(UV)
 	$(UV) venv -q --clear --python "$$(cat .python-version)" $(VENV)
 	VIRTUAL_ENV=$(VENV) $(UV) pip sync -q requirements.lock
+	VIRTUAL_ENV=$(VENV) $(UV) pip install -q --no-deps --editable .
 	touch $@
 
 $(VENV_OLDEST)/.ready: requirements-oldest.lock pyproject.toml | $(UV)
 	$(UV) venv -q --clear --python "$$(cat .python-version)" $(VENV_OLDEST)
 	VIRTUAL_ENV=$(VENV_OLDEST) $(UV) pip sync -q requirements-oldest.lock
+	VIRTUAL_ENV=$(VENV_OLDEST) $(UV) pip install -q --no-deps --editable .
 	touch $@
