@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import importlib
 import math
+import numbers
 import types
 from collections.abc import Callable
 from typing import Any, Literal
@@ -73,9 +74,9 @@ def block_sparse_attention(
       >>> out.shape, lse.shape
       ((1, 250, 2, 16), (1, 250, 2))
     """
-    if scale is None:
-        scale = float(np.shape(q)[-1]) ** -0.5 if np.ndim(q) == 4 and np.shape(q)[-1] else 1.0
-    _check(q, k, v, mask, scale)
+    _check_arrays(q, k, v)
+    _check_mask(mask, q, k)
+    factor = _factor(scale, q.shape[-1])
     backend = _backend(implementation, q, k, v, mask)
     q, k, v = jnp.asarray(q), jnp.asarray(k), jnp.asarray(v)
     mask = _with_batch(mask)
@@ -83,12 +84,12 @@ def block_sparse_attention(
         *(jax.typeof(x).mat.varying for x in (q, k, v, *jax.tree.leaves(mask)))
     )
     q, k, v = (_vary(x, axes) for x in (q, k, v))
-    out, lse, trips = _attend_jit(backend, float(scale), q, k, v, mask)
+    out, lse, trips = _attend_jit(backend, factor, q, k, v, mask)
     results = (out, *((lse,) if return_lse else ()), *((trips,) if return_trips else ()))
     return results if len(results) > 1 else out
 
 
-def _check(q: Any, k: Any, v: Any, mask: Any, scale: Any) -> None:
+def _check_arrays(q: Any, k: Any, v: Any) -> None:
     for name, x in (("q", q), ("k", k), ("v", v)):
         if not isinstance(x, jax.Array | np.ndarray):
             raise TypeError(f"block_sparse_attention: {name} must be an array, got {type(x)}.")
@@ -122,13 +123,22 @@ def _check(q: Any, k: Any, v: Any, mask: Any, scale: Any) -> None:
             f"block_sparse_attention: {q.shape[2]} heads of q are no multiple of the {k.shape[2]} "
             "heads of k and v."
         )
-    if isinstance(scale, bool) or not isinstance(scale, int | float | np.floating):
+
+
+def _factor(scale: Any, dim: int) -> float:
+    if scale is None:
+        return dim**-0.5
+    if isinstance(scale, bool) or not isinstance(scale, numbers.Real):
         raise TypeError(
             f"block_sparse_attention: scale must be a number known before compilation, got "
             f"{scale!r}; multiply q by a traced scale and pass scale=1.0."
         )
     if not math.isfinite(scale):
         raise ValueError(f"block_sparse_attention: scale must be finite, got {scale!r}.")
+    return float(scale)
+
+
+def _check_mask(mask: Any, q: Any, k: Any) -> None:
     if not isinstance(mask, BlockMask):
         raise TypeError(
             f"block_sparse_attention: mask must be a BlockMask, got {type(mask).__name__}; "
@@ -167,7 +177,7 @@ def _backend(implementation: Any, q: Any, k: Any, v: Any, mask: BlockMask) -> st
     if implementation is None and platform not in ("gpu", "tpu"):
         return "xla"
     try:
-        reason = _module(kernels).unsupported(q, k, v, mask)
+        reason = _module(kernels).unsupported(q, k, v, mask) or _missing_hardware(platform)
     except ImportError as error:
         reason = str(error)
     if reason is None:
@@ -178,6 +188,15 @@ def _backend(implementation: Any, q: Any, k: Any, v: Any, mask: BlockMask) -> st
         f"block_sparse_attention: implementation='pallas' cannot run on {platform!r}: {reason}; "
         "use implementation=None or 'xla'."
     )
+
+
+def _missing_hardware(platform: str) -> str | None:
+    if platform != "gpu":
+        return None
+    capability = str(getattr(jax.local_devices()[0], "compute_capability", "unknown"))
+    if capability.split(".")[0] == "9":
+        return None
+    return f"the GPU kernels need a Hopper GPU, compute capability 9.0, this one has {capability}"
 
 
 def _module(backend: str) -> types.ModuleType:
@@ -228,7 +247,9 @@ def _foldable(backend: str, direction: str, scale: float) -> Callable:
     The default batching of a loop runs every element for the longest element's trips and copies
     the whole state at each.
     """
-    run = functools.partial(getattr(_module(backend), direction), scale=scale)
+    interpreted = backend == "mosaic_tpu" and jax.default_backend() != "tpu"
+    settings = {"scale": scale} | ({"interpret": True} if interpreted else {})
+    run = functools.partial(getattr(_module(backend), direction), **settings)
 
     @custom_vmap
     def call(mask: BlockMask, *arrays: Array) -> tuple[Array, ...]:
@@ -236,7 +257,7 @@ def _foldable(backend: str, direction: str, scale: float) -> Callable:
 
     @call.def_vmap
     def fold(size: int, mapped: Any, mask: BlockMask, *arrays: Array) -> tuple:
-        def spread(x: Array, is_mapped: bool) -> Array:
+        def spread(x: Any, is_mapped: bool) -> Array:
             return x if is_mapped else jnp.broadcast_to(x, (size, *x.shape))
 
         mask_mapped, arrays_mapped = mapped[0], mapped[1:]
