@@ -49,7 +49,7 @@ docs: $(VENV)/.ready ## Build the API reference into docs/_build.
 	$(VENV)/bin/sphinx-build -W --keep-going -q -b html docs docs/_build
 
 build: $(VENV)/.ready ## Build the wheel and try it outside the checkout.
-	rm -rf dist && $(RUN) -m build --installer uv --wheel --outdir dist .
+	rm -rf dist && $(UV) build -q --wheel --out-dir dist .
 	$(RUN) .ci/try_wheel.py dist/*.whl
 
 lock: $(UV) ## Resolve the dependencies again.
