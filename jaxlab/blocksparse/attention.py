@@ -77,8 +77,8 @@ def block_sparse_attention(
     _check_arrays(q, k, v)
     _check_mask(mask, q, k)
     factor = _factor(scale, q.shape[-1])
-    backend = _backend(implementation, q, k, v, mask)
     q, k, v = jnp.asarray(q), jnp.asarray(k), jnp.asarray(v)
+    backend = _backend(implementation, q, k, v, mask)
     mask = _with_batch(mask)
     axes = frozenset().union(
         *(jax.typeof(x).mat.varying for x in (q, k, v, *jax.tree.leaves(mask)))

@@ -41,7 +41,7 @@ def tiling(rows: int, row_block: int, columns: int, column_block: int) -> Tiling
     Returns:
       The sizes.
     """
-    chunk = max(1, min(columns, 512 // column_block))
+    chunk = max(1, min(columns, 16, 512 // column_block))
     group = min(rows, max(4, 2**19 // (row_block * chunk * column_block)))
     return Tiling(group, chunk, tuple(sorted({-(-chunk * i // 4) for i in (1, 2, 3, 4)})))
 
@@ -99,11 +99,16 @@ class Rows(NamedTuple):
         return -(-(self.counts > 0).sum(dtype=jnp.int32) // self.group)
 
     def members(self, number: Int[Array, ""]) -> Members:
-        """The rows of a group."""
+        """The rows of a group.
+
+        A row with nothing to do stands in for the first: what it reads is then data that belongs to
+        some active block, and never what a mask leaves out.
+        """
         start = number * self.group
         row = lax.dynamic_slice_in_dim(self.order, start, self.group)
         real = start + jnp.arange(self.group, dtype=jnp.int32) < self.counts.size
         counts = jnp.where(real, take(self.counts, row), 0)
+        row = jnp.where(counts > 0, row, row[0])
         return Members(row, row % self.blocks, take(self.lists, row), counts)
 
 

@@ -227,6 +227,8 @@ def backward(
             return differentiate
 
         (dq, dk_rows, dv_rows), _ = walk(members, sizes, trip, (dq, None, None))
+        busy = (members.counts > 0)[:, None, None]
+        dk_rows, dv_rows = jnp.where(busy, dk_rows, 0), jnp.where(busy, dv_rows, 0)
         return (
             dq,
             lax.dynamic_update_slice_in_dim(dk, dk_rows, number * group, 0),
