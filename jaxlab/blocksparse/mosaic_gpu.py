@@ -27,6 +27,8 @@ from jaxlab.blocksparse.mask import BlockMask
 
 ROWS = 64
 """Rows of a wgmma product, hence of a consumer warpgroup."""
+WIDEST = 128
+"""Largest head size whose accumulators fit the registers."""
 LOG2E = math.log2(math.e)
 SHARED_MEMORY = 200 * 1024
 """Bytes of shared memory for buffers; a Hopper thread block has 227 KiB."""
@@ -37,7 +39,7 @@ ALONG_COLUMNS = plgpu.Layout.WGMMA.reduce(0)
 def unsupported(
     q: Float[Array, "batch q_len heads dim"],
     k: Float[Array, "batch kv_len kv_heads dim"],
-    v: Float[Array, "batch kv_len kv_heads dim"],
+    v: Float[Array, "batch kv_len kv_heads value_dim"],
     mask: BlockMask,
 ) -> str | None:
     """Why these kernels cannot run such inputs, or None when they can; looks at shapes only."""
@@ -46,8 +48,10 @@ def unsupported(
             f"the Hopper kernels multiply bfloat16 or float16, got q {q.dtype}, k {k.dtype}, "
             f"v {v.dtype}"
         )
-    if q.shape[-1] > 128:
-        return f"the Hopper kernels hold head sizes up to 128, got {q.shape[-1]}"
+    if max(q.shape[-1], v.shape[-1]) > WIDEST:
+        return (
+            f"the Hopper kernels hold head sizes up to {WIDEST}, got {q.shape[-1]}, {v.shape[-1]}"
+        )
     for name, block in (("q_block", mask.q_block), ("kv_block", mask.kv_block)):
         if block not in (64, 128):
             return f"the Hopper kernels need {name} 64 or 128, got {block}"
@@ -57,13 +61,13 @@ def unsupported(
 def forward(
     q: Float[Array, "batch q_len heads dim"],
     k: Float[Array, "batch kv_len kv_heads dim"],
-    v: Float[Array, "batch kv_len kv_heads dim"],
+    v: Float[Array, "batch kv_len kv_heads value_dim"],
     mask: BlockMask,
     *,
     scale: float,
     interpret: Any = False,
 ) -> tuple[
-    Float[Array, "batch q_len heads dim"],
+    Float[Array, "batch q_len heads value_dim"],
     Float[Array, "batch q_len heads"],
     Int32[Array, "batch heads q_blocks"],
 ]:
@@ -72,7 +76,7 @@ def forward(
     Args:
       q: bfloat16 or float16 ``[batch, q_len, heads, dim]``.
       k: same type, ``[batch, kv_len, kv_heads, dim]``; ``heads`` is a multiple of ``kv_heads``.
-      v: like ``k``.
+      v: same type, ``[batch, kv_len, kv_heads, value_dim]``.
       mask: which blocks attend; blocks of 64 or 128 tokens.
       scale: factor of the scores.
       interpret: True or ``plgpu.InterpretGPUParams`` to run on the CPU, simulated.
@@ -86,11 +90,13 @@ def forward(
       ValueError: see ``unsupported``.
     """
     _check(q, k, v, mask)
-    (batch, q_len, heads, dim), group = q.shape, q.shape[2] // k.shape[2]
+    (batch, q_len, heads, _), value_dim = q.shape, v.shape[-1]
+    group, width = heads // k.shape[2], _width(q, v)
     q, scale = tiles.fold_sign(q, scale)
     block, columns, masked = mask.q_block, mask.kv_block, tiles.leaves_out_pairs(mask)
-    q, k, v = _wide(q), tiles.pad_tokens(_wide(k), columns), tiles.pad_tokens(_wide(v), columns)
-    width, dtype, simulated = q.shape[-1], q.dtype, bool(interpret)
+    q, k, v = (_wide(a, width) for a in (q, k, v))
+    k, v = (tiles.pad_tokens(a, columns) for a in (k, v))
+    dtype, simulated = q.dtype, bool(interpret)
     team = _team(block, ROWS * width * 2, 2 * columns * width * 2)
     work = _whole_teams(tiles.schedules(mask, batch).by_query, 1, 2, team)
     q = _whole_teams(q, block, 1, team)
@@ -201,17 +207,17 @@ def forward(
         interpret=interpret,
     )(q, k, v, q_at, k_at, work)
     trips = trips[..., : mask.blocks.shape[-2]]
-    return out[:, :q_len, :, :dim], lse[..., :q_len].swapaxes(1, 2), trips
+    return out[:, :q_len, :, :value_dim], lse[..., :q_len].swapaxes(1, 2), trips
 
 
 def backward(
     q: Float[Array, "batch q_len heads dim"],
     k: Float[Array, "batch kv_len kv_heads dim"],
-    v: Float[Array, "batch kv_len kv_heads dim"],
+    v: Float[Array, "batch kv_len kv_heads value_dim"],
     mask: BlockMask,
-    out: Float[Array, "batch q_len heads dim"],
+    out: Float[Array, "batch q_len heads value_dim"],
     lse: Float[Array, "batch q_len heads"],
-    d_out: Float[Array, "batch q_len heads dim"],
+    d_out: Float[Array, "batch q_len heads value_dim"],
     d_lse: Float[Array, "batch q_len heads"],
     *,
     scale: float,
@@ -219,7 +225,7 @@ def backward(
 ) -> tuple[
     Float[Array, "batch q_len heads dim"],
     Float[Array, "batch kv_len kv_heads dim"],
-    Float[Array, "batch kv_len kv_heads dim"],
+    Float[Array, "batch kv_len kv_heads value_dim"],
 ]:
     """Gradients of ``forward``'s output and log-sum-exp, over the active blocks.
 
@@ -243,18 +249,19 @@ def backward(
     """
     _check(q, k, v, mask)
     batch, q_len, heads, dim = q.shape
-    kv_len, kv_heads = k.shape[1:3]
+    (kv_len, kv_heads), value_dim, width = k.shape[1:3], v.shape[-1], _width(q, v)
     sign = (scale > 0) - (scale < 0)
     q, scale = tiles.fold_sign(q, scale)
     lse, delta = tiles.row_statistics(out, lse, d_out, d_lse, mask.q_block)
     lists = tiles.schedules(mask, batch)
-    q, d_out = (tiles.pad_tokens(_wide(a), mask.q_block) for a in (q, d_out.astype(q.dtype)))
-    k, v = (tiles.pad_tokens(_wide(a), mask.kv_block) for a in (k, v))
+    q, k, v, d_out = (_wide(a, width) for a in (q, k, v, d_out.astype(q.dtype)))
+    q, d_out = (tiles.pad_tokens(a, mask.q_block) for a in (q, d_out))
+    k, v = (tiles.pad_tokens(a, mask.kv_block) for a in (k, v))
     operands = (q, k, v, d_out, lse * LOG2E, delta, *tiles.padded_positions(mask))
     settings = {"scale": scale, "interpret": interpret, "group": heads // kv_heads}
     dq = _query_gradient(operands, lists.by_query, mask, **settings)[:, :q_len, :, :dim]
     dk, dv = _key_gradients(operands, lists.by_key, mask, **settings)
-    return dq * sign, dk[:, :kv_len, :, :dim], dv[:, :kv_len, :, :dim]
+    return dq * sign, dk[:, :kv_len, :, :dim], dv[:, :kv_len, :, :value_dim]
 
 
 def _query_gradient(operands, work, mask, *, scale, interpret, group) -> Array:
@@ -494,8 +501,12 @@ def _check(q: Array, k: Array, v: Array, mask: BlockMask) -> None:
         raise ValueError(f"block-sparse attention on GPU: {reason}; use implementation='xla'.")
 
 
-def _wide(array: Array) -> Array:
-    return jnp.pad(array, ((0, 0), (0, 0), (0, 0), (0, -array.shape[-1] % 64)))
+def _width(q: Array, v: Array) -> int:
+    return -(-max(q.shape[-1], v.shape[-1]) // 64) * 64
+
+
+def _wide(array: Array, width: int) -> Array:
+    return jnp.pad(array, ((0, 0), (0, 0), (0, 0), (0, width - array.shape[-1])))
 
 
 def _tile(shape: tuple[int, ...], dtype: Any) -> Any:

@@ -25,7 +25,7 @@ from jaxlab.blocksparse import tiles
 from jaxlab.blocksparse.mask import BlockMask
 
 LANES = 128
-WIDEST = 512
+WIDEST = 256
 """Largest block and head size: what is kept of a row fits fast memory."""
 ROWS_BY_COLUMNS, BY_COLUMNS_OF_BOTH, BY_ROWS_OF_BOTH = ((1,), (0,)), ((1,), (1,)), ((0,), (0,))
 """Contracted dimensions: ``a b``, ``a b^T`` and ``a^T b``."""
