@@ -36,13 +36,15 @@ ALONG_ROWS = plgpu.Layout.WGMMA.reduce(1)
 ALONG_COLUMNS = plgpu.Layout.WGMMA.reduce(0)
 
 
-def unsupported(
-    q: Float[Array, "batch q_len heads dim"],
-    k: Float[Array, "batch kv_len kv_heads dim"],
-    v: Float[Array, "batch kv_len kv_heads value_dim"],
-    mask: BlockMask,
-) -> str | None:
-    """Why these kernels cannot run such inputs, or None when they can; looks at shapes only."""
+def unsupported(q: Any, k: Any, v: Any, mask: BlockMask) -> str | None:
+    """Why these kernels cannot run such inputs, or None when they can.
+
+    Args:
+      q: ``[batch, q_len, heads, dim]``; only the shape and type are looked at, here and below.
+      k: ``[batch, kv_len, kv_heads, dim]``.
+      v: ``[batch, kv_len, kv_heads, value_dim]``.
+      mask: which blocks attend.
+    """
     if not (q.dtype == k.dtype == v.dtype) or q.dtype not in (jnp.bfloat16, jnp.float16):
         return (
             f"the Hopper kernels multiply bfloat16 or float16, got q {q.dtype}, k {k.dtype}, "
@@ -143,7 +145,7 @@ def forward(
                         _across(plgpu.load(k_at_smem.at[slot], layout=ALONG_COLUMNS), shape),
                         mask.causal,
                     )
-                plgpu.barrier_arrive(k_free.at[slot])
+                _release(k_free.at[slot], some)
                 new_top = jnp.maximum(top, scores.max(axis=1) * factor)
                 # A query without any key so far has top -inf; -inf minus -inf would be NaN.
                 base = jnp.where(new_top == -jnp.inf, 0.0, new_top) if some else new_top
@@ -153,7 +155,7 @@ def forward(
                 acc = acc * _down(decay, acc.shape)
                 plgpu.barrier_wait(v_ready.at[slot])
                 acc = _accumulate(acc, weights.astype(dtype), v_smem.at[slot], simulated)
-                plgpu.barrier_arrive(v_free.at[slot])
+                _release(v_free.at[slot], simulated)
                 return acc, new_top, total
 
             carry = (
@@ -325,7 +327,7 @@ def _query_gradient(operands, work, mask, *, scale, interpret, group) -> Array:
                     d_weights = _product(d_outs, values.transpose((1, 0)))
                     d_scores = weights * (d_weights - mean)
                     dq = _accumulate(dq, d_scores.astype(dtype), keys, simulated)
-                plgpu.barrier_arrive(free.at[slot])
+                _release(free.at[slot], some or simulated)
                 return dq
 
             dq = _constant((ROWS, width), 0.0, plgpu.Layout.WGMMA)
@@ -429,7 +431,7 @@ def _key_gradients(operands, work, mask, *, scale, interpret, group) -> tuple[Ar
                     mean = plgpu.load(delta_smem.at[slot, part], layout=ALONG_COLUMNS)
                     d_scores = weights * (d_weights - _across(mean, shape))
                     dk = _accumulate(dk, d_scores.astype(dtype), queries, simulated)
-                plgpu.barrier_arrive(free.at[slot])
+                _release(free.at[slot], True)
                 return dk, dv
 
             def head_gradients(member, carry):
@@ -538,6 +540,13 @@ def _accumulate(acc: Array, a: Array, b: Any, simulated: bool) -> Array:
     if simulated:  # The simulator knows wgmma only with both operands in shared memory.
         return acc + jnp.dot(a, b[...], preferred_element_type=jnp.float32)
     return pl.run_state(lambda acc_ref: plgpu.wgmma(acc_ref, a, b))(plgpu.ACC.init(acc))
+
+
+def _release(free: Any, loaded: bool) -> None:
+    """Hands a buffer back; plain loads from it must be over before TMA, another proxy, writes."""
+    if loaded:
+        plgpu.commit_smem()
+    plgpu.barrier_arrive(free)
 
 
 def _mask_scores(scores: Array, q_at: Array, k_at: Array, causal: bool) -> Array:

@@ -33,7 +33,7 @@ def leaves_out_pairs(mask: BlockMask) -> bool:
     return mask.causal or given or mask.kv_len % mask.kv_block != 0
 
 
-def pad_tokens(array: Array, block: int, *, axis: int = 1, fill: float = 0) -> Array:
+def pad_tokens(array: Array, block: int, *, axis: int = 1, fill: float | int = 0) -> Array:
     """Fills the token axis up to whole blocks."""
     widths = [(0, 0)] * array.ndim
     widths[axis] = (0, -array.shape[axis] % block)
