@@ -31,8 +31,10 @@ class Case:
     positions: bool = False
     scale: float = 0.17
     dtype: str = "bfloat16"
+    density: float = 0.5
 
-    def mask(self, density: float = 0.5) -> BlockMask:
+    def mask(self, density: float | None = None) -> BlockMask:
+        density = self.density if density is None else density
         rng = np.random.default_rng(1)
         rows, columns = -(-self.q_len // self.q_block), -(-self.kv_len // self.kv_block)
         blocks = rng.random((self.mask_batch, self.heads, rows, columns)) < density
@@ -75,7 +77,7 @@ CASES = {
     "permuted": Case(
         64, 64, 140, 130, 3, 1, 24, 40, causal=True, positions=True, scale=-0.3, batch=2
     ),
-    "whole blocks": Case(128, 64, 256, 192, 2, 2, 128, 128),
+    "whole blocks": Case(128, 64, 256, 448, 2, 2, 128, 128, density=0.9),
     "causal": Case(128, 128, 200, 300, 2, 1, 128, 64, causal=True),
     "tall": Case(64, 128, 130, 256, 2, 1, 128, 128),
 }

@@ -20,7 +20,7 @@ from tests.blocksparse.kernel_cases import (
 )
 from tests.blocksparse.kernel_process import run_apart
 
-SIMULATED = ("ragged", "permuted", "whole blocks")
+SIMULATED = ("permuted", "whole blocks")
 
 
 def on_device(test):
@@ -139,7 +139,7 @@ def test_device_new_blocks_do_not_recompile():
     arrays = case.arrays()
     run = jax.jit(lambda m: mosaic_gpu.forward(arrays["q"], arrays["k"], arrays["v"], m, scale=0.1))
     totals = [int(run(case.mask(density))[2].sum()) for density in (0.0, 1.0)]
-    assert totals == [1, 9]
+    assert totals == [1, 21]
     assert run._cache_size() == 1
 
 
