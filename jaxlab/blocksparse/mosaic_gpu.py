@@ -116,7 +116,9 @@ def forward(
                 wait(v_free)
                 plgpu.copy_gmem_to_smem(v_ref.at[source], v_smem.at[slot], v_ready.at[slot])
 
-            warpgroups.stream_blocks(lambda _: work_ref.at[index, head, row], 1, load, team, stream)
+            warpgroups.stream_blocks(
+                lambda _: work_ref.at[index, head, row], 1, load, (k_free, v_free), team, stream
+            )
 
         def consume(stream, row, rows, me):
             queries, ready = q_smem.at[me], q_ready.at[me]
@@ -289,7 +291,9 @@ def _query_gradient(operands, work, mask, *, scale, interpret, group) -> Array:
                 if masked:
                     plgpu.copy_gmem_to_smem(k_at_ref.at[here], k_at_smem.at[slot], ready.at[slot])
 
-            warpgroups.stream_blocks(lambda _: work_ref.at[index, head, row], 1, load, team, stream)
+            warpgroups.stream_blocks(
+                lambda _: work_ref.at[index, head, row], 1, load, (free,), team, stream
+            )
 
         def consume(stream, row, rows, me):
             here = q_ready.at[me]
@@ -399,7 +403,7 @@ def _key_gradients(operands, work, mask, *, scale, interpret, group) -> tuple[Ar
                 ):
                     plgpu.copy_gmem_to_smem(source, target.at[slot], ready.at[slot])
 
-            warpgroups.stream_blocks(lists(row), group, load, team, stream)
+            warpgroups.stream_blocks(lists(row), group, load, (free,), team, stream)
 
         def consume(stream, row, rows, me):
             here = k_ready.at[me]

@@ -113,8 +113,20 @@ def _slot(step: Array, team: Team, stream: Any) -> Array:
     return stream * team.stages + lax.rem(step, team.stages)
 
 
-def stream_blocks(lists: Callable, count: int, load: Callable, team: Team, stream: Any) -> None:
-    """Loads every listed block, each as soon as its buffer is free."""
+def stream_blocks(
+    lists: Callable, count: int, load: Callable, frees: tuple, team: Team, stream: Any
+) -> None:
+    """Loads every listed block, each as soon as its buffer is free.
+
+    Args:
+      lists: gives the work list of each of ``count`` members.
+      count: how many lists follow one another.
+      load: ``load(block, member, slot, wait)`` starts the copies of a block into buffer ``slot``;
+        it calls ``wait(free)`` before it overwrites what the barriers ``free`` guard.
+      frees: all barriers that consumers hand buffers back with.
+      team: the thread block.
+      stream: which of the thread block's rows.
+    """
 
     def one_list(member, step):
         work_row = lists(member)
@@ -130,7 +142,13 @@ def stream_blocks(lists: Callable, count: int, load: Callable, team: Team, strea
 
         return lax.fori_loop(0, work_row[tiles.COUNT], one_block, step)
 
-    lax.fori_loop(0, count, one_list, jnp.int32(0))
+    steps = lax.fori_loop(0, count, one_list, jnp.int32(0))
+
+    # A thread that waits on a barrier has to see each of its completions, the last ones too.
+    @pl.loop(jnp.maximum(steps - team.stages, 0), steps)
+    def _drain(step):
+        for free in frees:
+            plgpu.barrier_wait(free.at[_slot(step, team, stream)])
 
 
 def over_work(

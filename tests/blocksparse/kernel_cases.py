@@ -75,7 +75,7 @@ class Case:
 CASES = {
     "ragged": Case(64, 64, 150, 200, 4, 2, 64, 64, batch=2, mask_batch=2),
     "permuted": Case(
-        64, 64, 140, 130, 3, 1, 24, 40, causal=True, positions=True, scale=-0.3, batch=2
+        64, 64, 140, 130, 4, 2, 24, 40, causal=True, positions=True, scale=-0.3, batch=2
     ),
     "whole blocks": Case(128, 64, 256, 448, 2, 2, 128, 128, density=0.9),
     "causal": Case(128, 128, 200, 300, 2, 1, 128, 64, causal=True),
