@@ -25,19 +25,21 @@ from jaxlab.blocksparse import tiles
 from jaxlab.blocksparse.mask import BlockMask
 
 LANES = 128
-WIDEST = 512
+WIDEST = 256
 """Largest block and head size: what is kept of a row fits fast memory."""
 ROWS_BY_COLUMNS, BY_COLUMNS_OF_BOTH, BY_ROWS_OF_BOTH = ((1,), (0,)), ((1,), (1,)), ((0,), (0,))
 """Contracted dimensions: ``a b``, ``a b^T`` and ``a^T b``."""
 
 
-def unsupported(
-    q: Float[Array, "batch q_len heads dim"],
-    k: Float[Array, "batch kv_len kv_heads dim"],
-    v: Float[Array, "batch kv_len kv_heads value_dim"],
-    mask: BlockMask,
-) -> str | None:
-    """Why these kernels cannot run such inputs, or None when they can; looks at shapes only."""
+def unsupported(q: Any, k: Any, v: Any, mask: BlockMask) -> str | None:
+    """Why these kernels cannot run such inputs, or None when they can.
+
+    Args:
+      q: ``[batch, q_len, heads, dim]``; only the shape and type are looked at, here and below.
+      k: ``[batch, kv_len, kv_heads, dim]``.
+      v: ``[batch, kv_len, kv_heads, value_dim]``.
+      mask: which blocks attend.
+    """
     if not (q.dtype == k.dtype == v.dtype) or q.dtype not in (jnp.bfloat16, jnp.float32):
         return (
             f"the TPU kernels multiply bfloat16 or float32, got q {q.dtype}, k {k.dtype}, "
