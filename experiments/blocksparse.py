@@ -76,7 +76,9 @@ PRESETS = {
         dim=32,
         exact_clip="fixture",
         exact_tokens=300,
-        timing=Timing(tokens=1024, densities=(0.2, 1.0), matmul_size=1024, rounds=3),
+        timing=Timing(
+            tokens=1024, blocks=((64, 64),), densities=(0.2, 1.0), matmul_size=1024, rounds=3
+        ),
     ),
     "paper": Config(),
     "gpu": Config(
@@ -239,7 +241,7 @@ def run(config: Config, steps: Steps = Steps()) -> Result:
         steps.do(
             f"speed of {rows}x{columns} blocks", speed, config.timing, (rows, columns), config.seed
         )
-        for rows, columns in ((64, 64), (128, 64))
+        for rows, columns in config.timing.blocks
     ]
     rates = [row for one in speeds for row in one["rows"]]
     values = {

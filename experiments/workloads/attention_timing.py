@@ -20,6 +20,7 @@ class Timing:
       heads: heads.
       dim: head size.
       dtype: of queries, keys, values and the matrix product.
+      blocks: block shapes, queries and keys.
       densities: shares of active blocks; at 0.2 dense attention is timed too.
       matmul_size: edge of the square matrix product that rates are compared with.
       rounds: samples of each function.
@@ -29,6 +30,7 @@ class Timing:
     heads: int = 4
     dim: int = 64
     dtype: str = "float32"
+    blocks: tuple[tuple[int, int], ...] = ((64, 64), (128, 64))
     densities: tuple[float, ...] = (0.1, 0.2, 0.5, 1.0)
     matmul_size: int = 4096
     rounds: int = 9
