@@ -263,7 +263,7 @@ def run(config: Config, steps: Steps = Steps()) -> Result:
             if len({row["clip"] for row in windows}) == len(config.clips) > 0
             else Missing(gone)
         )
-    return Result(values, _tables(windows, rates), facts={"windows": windows, "speed": speeds})
+    return Result(values, _tables(windows, speeds), facts={"windows": windows, "speed": speeds})
 
 
 def exactness(config: Config) -> dict[str, float]:
@@ -422,14 +422,15 @@ def _tables(windows: list[dict], speeds: list[dict]) -> tuple[Table, ...]:
         ("blocks", "density", "forward", "backward", "forward ms", "backward ms"),
         tuple(
             (
-                row["blocks"],
+                one["blocks"],
                 row["density"],
                 row["forward"],
                 row["backward"],
-                1e3 * row["seconds"]["forward"],
-                1e3 * row["seconds"]["backward"],
+                1e3 * row["forward_seconds"],
+                1e3 * row["backward_seconds"],
             )
-            for row in speeds
+            for one in speeds
+            for row in one["rows"]
         ),
     )
     return imbalance, rates

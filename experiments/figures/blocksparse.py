@@ -18,8 +18,11 @@ def draw(result: Result) -> dict[str, Figure]:
       Figures by name.
     """
     windows = result.facts["windows"]
-    rows = [row for speed in result.facts["speed"] for row in speed["rows"]]
-    return {"masks": _masks(windows), "devices": _devices(windows), "time": _time(rows)}
+    return {
+        "masks": _masks(windows),
+        "devices": _devices(windows),
+        "time": _time(result.facts["speed"]),
+    }
 
 
 def _masks(windows: list[dict]) -> Figure:
@@ -56,19 +59,18 @@ def _devices(windows: list[dict], devices: int = 8) -> Figure:
     return figure
 
 
-def _time(rows: list[dict]) -> Figure:
+def _time(speeds: list[dict]) -> Figure:
     figure, axis = plt.subplots()
-    for blocks in dict.fromkeys(row["blocks"] for row in rows):
-        chosen = [row for row in rows if row["blocks"] == blocks]
+    for speed in speeds:
         for part, marker in (("forward", "o"), ("backward", "s")):
             axis.plot(
-                [row["density"] for row in chosen],
-                [1e3 * row["seconds"][part] for row in chosen],
+                [row["density"] for row in speed["rows"]],
+                [1e3 * row[f"{part}_seconds"] for row in speed["rows"]],
                 marker=marker,
-                label=f"{part}, {blocks}",
+                label=f"{part}, {speed['blocks']}",
             )
-    dense = [1e3 * row["seconds"]["dense"] for row in rows if "dense" in row["seconds"]]
-    axis.axhline(np.median(dense), color="#888888", linestyle="--", label="dense forward")
+    dense = np.median([1e3 * speed["dense_seconds"] for speed in speeds])
+    axis.axhline(dense, color="#888888", linestyle="--", label="dense forward")
     axis.set(xlabel="share of active blocks", ylabel="time, ms", xlim=(0, None), ylim=(0, None))
     axis.legend()
     return figure

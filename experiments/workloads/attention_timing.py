@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +22,7 @@ class Timing:
       dim: head size.
       dtype: of queries, keys, values and the matrix product.
       blocks: block shapes, queries and keys.
-      densities: shares of active blocks; at 0.2 dense attention is timed too.
+      densities: shares of active blocks; 0.2 among them, where dense attention is compared.
       matmul_size: edge of the square matrix product that rates are compared with.
       rounds: samples of each function.
     """
@@ -48,49 +49,72 @@ def random_mask(
 
 
 def speed(timing: Timing, shape: tuple[int, int], seed: int) -> dict[str, object]:
-    """Times forward and backward at every density beside a matrix product and dense attention."""
+    """Times forward and backward at every density, a matrix product and dense attention in turns.
+
+    Args:
+      timing: what is timed.
+      shape: queries and keys of a block.
+      seed: of inputs and masks.
+
+    Returns:
+      ``rows``, one a density, with seconds and the rates as a share of the matrix product's;
+      ``r_squared`` of a line through forward times against active blocks, times taken as ratios to
+      the matrix product of the same round; ``dense_speedup`` at density 0.2.
+    """
     rng = np.random.default_rng(seed)
     size = (1, timing.tokens, timing.heads, timing.dim)
     q, k, v, d_out = (jnp.asarray(rng.normal(size=size), timing.dtype) for _ in range(4))
     edge = timing.matmul_size
     factor = jnp.asarray(rng.normal(size=(edge, edge)), timing.dtype)
-    product = jax.jit(jnp.matmul)
+    product, dense = jax.jit(jnp.matmul), jax.jit(jax.nn.dot_product_attention)
     attend = jax.jit(block_sparse_attention)
-    dense = jax.jit(jax.nn.dot_product_attention)
+    linearize = jax.jit(
+        lambda q, k, v, mask: jax.vjp(lambda *x: block_sparse_attention(*x, mask), q, k, v)[1]
+    )
     pull_back = jax.jit(lambda pull, cotangent: pull(cotangent))
-    rows = []
-    dense_speedup = None
-    for density in timing.densities:
-        mask = random_mask(rng, timing, shape, density)
-        _, pull = jax.jit(lambda q, k, v, mask: jax.vjp(lambda *x: attend(*x, mask), q, k, v))(
-            q, k, v, mask
-        )
-        functions = {
-            "matmul": lambda: product(factor, factor),
-            "forward": lambda mask=mask: attend(q, k, v, mask),
-            "backward": lambda pull=pull: pull_back(pull, d_out),
+    masks = {density: random_mask(rng, timing, shape, density) for density in timing.densities}
+    functions: dict[object, Callable[[], object]] = {
+        "matmul": lambda: product(factor, factor),
+        "dense": lambda: dense(q, k, v),
+    }
+    for density, mask in masks.items():
+        pull = linearize(q, k, v, mask)
+        functions["forward", density] = functools.partial(attend, q, k, v, mask)
+        functions["backward", density] = functools.partial(pull_back, pull, d_out)
+    timed = time_ratio(*functions.values(), rounds=timing.rounds)
+    places = {name: place for place, name in enumerate(functions)}
+
+    def row(density: float) -> dict[str, float]:
+        active = int(masks[density].head_counts().sum())
+        products = active * shape[0] * shape[1] * timing.dim / edge**3
+        forward, backward = (places[part, density] for part in ("forward", "backward"))
+        return {
+            "density": active / masks[density].blocks.size,
+            "active": active,
+            "forward_seconds": timed.median[forward],
+            "backward_seconds": timed.median[backward],
+            "forward_over_matmul": timed.ratio[forward],
+            "forward": 2 * products / timed.ratio[forward],
+            "backward": 5 * products / timed.ratio[backward],
         }
-        if density == 0.2:
-            functions["dense"] = lambda: dense(q, k, v)
-        timed = time_ratio(*functions.values(), names=tuple(functions), rounds=timing.rounds)
-        seconds = dict(zip(timed.names, timed.median.tolist(), strict=True))
-        ratio = dict(zip(timed.names, timed.ratio.tolist(), strict=True))
-        active = int(mask.head_counts().sum())
-        pairs = active * shape[0] * shape[1] * timing.dim
-        rows.append(
-            {
-                "blocks": f"{shape[0]}x{shape[1]}",
-                "density": active / mask.blocks.size,
-                "active": active,
-                "seconds": seconds,
-                "forward": 4 * pairs / (2 * edge**3) / ratio["forward"],
-                "backward": 10 * pairs / (2 * edge**3) / ratio["backward"],
-            }
-        )
-        if "dense" in ratio:
-            pair = (timed.ratios[:, timed.names.index(name)] for name in ("dense", "forward"))
-            dense_speedup = float(np.median(np.divide(*pair)))
-    return {"rows": rows, "dense_speedup": dense_speedup, "r_squared": _r_squared(rows)}
+
+    rows = [row(density) for density in masks]
+    at_fifth = timed.ratios[:, places["dense"]] / timed.ratios[:, places["forward", 0.2]]
+    return {
+        "blocks": f"{shape[0]}x{shape[1]}",
+        "rows": rows,
+        "matmul_seconds": timed.median[places["matmul"]],
+        "dense_seconds": timed.median[places["dense"]],
+        "dense_speedup": np.median(at_fifth),
+        "r_squared": r_squared(
+            [row["active"] for row in rows], [row["forward_over_matmul"] for row in rows]
+        ),
+    }
+
+
+def r_squared(x: Sequence[float], y: Sequence[float]) -> float:
+    """Share of the variance of ``y`` that a straight line over ``x`` explains."""
+    return float(np.corrcoef(x, y)[0, 1] ** 2)
 
 
 def gpu_rate(timing: Timing, seed: int) -> float:
@@ -103,8 +127,3 @@ def gpu_rate(timing: Timing, seed: int) -> float:
     dense = jax.jit(functools.partial(jax.nn.dot_product_attention, implementation="cudnn"))
     timed = time_ratio(lambda: ours(q, k, v, mask), lambda: dense(q, k, v), rounds=timing.rounds)
     return float(timed.ratio[1])
-
-
-def _r_squared(rows: list[dict]) -> float:
-    blocks = [row["active"] for row in rows]
-    return float(np.corrcoef(blocks, [row["seconds"]["forward"] for row in rows])[0, 1] ** 2)
