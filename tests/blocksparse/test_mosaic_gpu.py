@@ -51,6 +51,7 @@ def test_every_case_simulated(name):
     assert measured["races"] is False
 
 
+@pytest.mark.oldest
 @pytest.mark.parametrize(("direction", "kernels"), [("forward", 1), ("backward", 2)])
 @pytest.mark.parametrize("name", ["permuted", "whole blocks"])
 def test_lowers_to_loops_that_follow_the_mask(name, direction, kernels):

@@ -63,6 +63,7 @@ def test_simulated_copies_do_not_race(simulated, name):
     assert simulated[name]["races"] is False
 
 
+@pytest.mark.oldest
 @pytest.mark.parametrize(("direction", "kernels"), [("forward", 1), ("backward", 2)])
 @pytest.mark.parametrize("name", ["permuted", "whole blocks"])
 def test_lowers_to_loops_that_follow_the_mask(name, direction, kernels):
