@@ -10,7 +10,7 @@ VENV_OLDEST := .venv-oldest
 RUN := $(VENV)/bin/python
 UV := $(shell command -v uv || echo .tools/bin/uv)
 OLDEST_JAX := 0.11.2
-SHAPES := --jaxtyping-packages=jaxlab,beartype.beartype
+CHECKED := --jaxtyping-packages=jaxlab,beartype.beartype --timeout 300
 WORKERS ?= 2
 export JAX_PLATFORMS ?= cpu
 
@@ -23,17 +23,17 @@ help: ## List the targets.
 reproduce: $(VENV)/.ready ## Run every experiment at smoke size and write report/index.html.
 	$(RUN) -m experiments run all --preset smoke
 	$(RUN) -m experiments report -o report
-	$(RUN) -m experiments scorecard
 
 test: $(VENV)/.ready ## Run the default tests, doctests and notebooks.
-	$(RUN) -m pytest $(SHAPES) -n $(WORKERS) --dist worksteal --nbmake tests jaxlab experiments notebooks
+	$(RUN) -m pytest $(CHECKED) -n $(WORKERS) --dist worksteal --nbmake tests jaxlab experiments notebooks
 
 test-all: $(VENV)/.ready ## Run every test that needs no GPU; the summary goes to docs/test-all.txt.
-	$(RUN) -m pytest $(SHAPES) -n $(WORKERS) --dist worksteal --nbmake -m "not gpu" \
-		tests jaxlab experiments notebooks
+	$(RUN) -m pytest $(CHECKED) -n $(WORKERS) --dist worksteal --nbmake -m "not gpu" \
+		tests jaxlab experiments notebooks | tee docs/test-all.log
+	{ git describe --always --dirty; tail -n 1 docs/test-all.log; } > docs/test-all.txt
 
 test-oldest: $(VENV_OLDEST)/.ready ## Run lowering, sharding and import tests on the oldest jax.
-	$(VENV_OLDEST)/bin/python -m pytest $(SHAPES) -n $(WORKERS) -m oldest tests
+	$(VENV_OLDEST)/bin/python -m pytest $(CHECKED) -n $(WORKERS) -m oldest tests
 
 gpu: ## Run the GPU tests and presets with PYTHON as it is; installs nothing.
 	JAX_PLATFORMS=cuda,cpu $(PYTHON) -m pytest -p no:cacheprovider -m gpu tests

@@ -1,4 +1,4 @@
-"""Ten published systems as pure JAX functions.
+"""Published systems as pure JAX functions.
 
 Each system is one package and reads as data flows: spec -> plan (host) -> execute (jit) ->
 account (cost, bound, error). Import the package you need, for example

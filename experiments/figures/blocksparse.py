@@ -18,11 +18,10 @@ def draw(result: Result) -> dict[str, Figure]:
       Figures by name.
     """
     windows = result.facts["windows"]
-    return {
-        "masks": _masks(windows),
-        "devices": _devices(windows),
-        "time": _time(result.facts["speed"]),
-    }
+    figures = {"time": _time(result.facts["speed"])}
+    if windows:
+        figures = {"masks": _masks(windows), "devices": _devices(windows), **figures}
+    return figures
 
 
 def _masks(windows: list[dict]) -> Figure:

@@ -36,6 +36,15 @@ class Timing:
     matmul_size: int = 4096
     rounds: int = 9
 
+    def __post_init__(self) -> None:
+        if 0.2 not in self.densities or not all(0 < d <= 1 for d in self.densities):
+            raise ValueError(f"densities={self.densities} must lie in (0, 1] and include 0.2.")
+        if len(self.densities) < 2 or not self.blocks:
+            raise ValueError("densities and blocks: a line needs two densities and a block shape.")
+        for name in ("tokens", "heads", "dim", "matmul_size", "rounds"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least 1.")
+
 
 def random_mask(
     rng: np.random.Generator, timing: Timing, shape: tuple[int, int], density: float

@@ -5,9 +5,7 @@ moves, and heads that look at it differently. Both are here. Frames become a gri
 every head projects them by its own random matrix, adds its own constant direction, and rotates the
 result by its token's (time, row, column) position. The rotated constant makes a head prefer
 neighbors, the projected content makes it prefer look-alikes; heads draw how much of either they
-have, and how sharp they are. How sharp is drawn so that the masks' density and its spread over
-heads come near what the authors of db-SP published for Wan2.1 (density 0.38 to 0.58, coefficient
-of variation over heads 0.61); nothing else is fitted.
+have, and how sharp they are.
 """
 
 import functools
@@ -78,13 +76,22 @@ def rotate_3d(
     )
 
 
-@functools.partial(jax.jit, static_argnames=("heads", "dim"))
+PUBLISHED = (1.0, 1.2)
+"""Sharpness fitted so that the masks' density and its spread over heads come near the counts that
+db-SP's authors published for Wan2.1 (density 0.38 to 0.58, coefficient of variation 0.61)."""
+
+PLAIN = (0.0, 0.8)
+"""Sharpness as first chosen, before any mask was seen: milder heads, denser and more alike."""
+
+
+@functools.partial(jax.jit, static_argnames=("heads", "dim", "sharpness"))
 def attention_inputs(
     key: Key[Array, ""],
     features: Float[Array, "time rows columns features"],
     *,
     heads: int,
     dim: int,
+    sharpness: tuple[float, float] = PUBLISHED,
 ) -> tuple[
     Float[Array, "1 tokens heads dim"],
     Float[Array, "1 tokens heads dim"],
@@ -98,6 +105,7 @@ def attention_inputs(
       features: float ``[time, rows, columns, features]`` from ``token_features``.
       heads: number of heads.
       dim: head size, even.
+      sharpness: mean and deviation of the logarithm of the factor on a head's scores.
 
     Returns:
       q, k, v, each float32 ``[1, tokens, heads, dim]``.
@@ -110,12 +118,13 @@ def attention_inputs(
     own = jax.random.normal(streams[1], (2, width, heads, dim)) / jnp.sqrt(width)
     direction = jax.random.normal(streams[2], (heads, dim))
     content = jax.random.uniform(streams[3], (heads, 1))
-    sharpness = jnp.exp(1.0 + 1.2 * jax.random.normal(streams[4], (heads, 1)))
+    mean, deviation = sharpness
+    factor = jnp.exp(mean + deviation * jax.random.normal(streams[4], (heads, 1)))
 
     def head_vectors(private: Float[Array, "width heads dim"]) -> Float[Array, "tokens heads dim"]:
         projected = jnp.einsum("tf,fhd->thd", tokens, 0.8 * shared + 0.6 * private)
         mixed = jnp.sqrt(content) * projected + jnp.sqrt(1 - content) * direction
-        return rotate_3d(jnp.sqrt(sharpness) * mixed, grid)
+        return rotate_3d(jnp.sqrt(factor) * mixed, grid)
 
     q, k = head_vectors(own[0]), head_vectors(own[1])
     v = jnp.einsum(

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Array, Float, Key, UInt8
 
 from experiments.assets import clip, fixture_clip, frames
-from experiments.workloads.video_attention import attention_inputs, token_features
+from experiments.workloads.video_attention import PUBLISHED, attention_inputs, token_features
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,6 +61,7 @@ class Window:
         key: Key[Array, ""],
         heads: int,
         dim: int,
+        sharpness: tuple[float, float] = PUBLISHED,
     ) -> tuple[Float[Array, "1 tokens heads dim"], ...]:
         """Queries, keys and values of a layer when the window stands at ``step``.
 
@@ -70,6 +71,7 @@ class Window:
           key: of the layer.
           heads: of the layer.
           dim: head size.
+          sharpness: of the heads, see ``attention_inputs``.
 
         Returns:
           q, k, v, each float32 ``[1, tokens, heads, dim]``.
@@ -77,4 +79,4 @@ class Window:
         start = step * self.patch[0]
         window = video[start : start + self.grid[0] * self.patch[0]]
         features = jnp.asarray(token_features(window, self.patch))
-        return attention_inputs(key, features, heads=heads, dim=dim)
+        return attention_inputs(key, features, heads=heads, dim=dim, sharpness=sharpness)

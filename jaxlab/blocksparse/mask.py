@@ -10,6 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int, Int32
 
+_LARGEST = np.iinfo(np.int32).max
+
 
 class BlockLists(NamedTuple):
     """Active blocks of every row of blocks, first entries of each list first.
@@ -107,6 +109,8 @@ class BlockMask:
                     f"BlockMask: {name} has shape {positions.shape}, expected ({length},): one "
                     "position for every token, negative for padding."
                 )
+            if isinstance(positions, np.ndarray) and abs(positions).max() > _LARGEST:
+                raise ValueError(f"BlockMask: {name} must fit int32, got {abs(positions).max()}.")
         return self
 
     @classmethod
@@ -134,11 +138,15 @@ class BlockMask:
           The mask; without ``round`` it means exactly ``tokens``.
 
         Raises:
-          ValueError: a block is neither full nor empty and ``round`` is None; or ``round`` is
-            something else.
+          ValueError: a block is neither full nor empty and ``round`` is None; ``round`` is
+            something else; or a block size is not positive.
         """
         if round not in (None, "up"):
             raise ValueError(f"from_tokens: round must be None or 'up', got {round!r}.")
+        if q_block < 1 or kv_block < 1:
+            raise ValueError(
+                f"from_tokens: q_block={q_block}, kv_block={kv_block} must be positive."
+            )
         tokens = np.asarray(tokens)
         if tokens.ndim < 3 or tokens.dtype != np.bool_:
             raise ValueError(
@@ -254,6 +262,8 @@ class BlockMask:
             ("q_order", q_order, self.blocks.shape[-2]),
             ("kv_order", kv_order, self.blocks.shape[-1]),
         ):
+            if not isinstance(order, np.ndarray | jax.Array):
+                raise TypeError(f"permuted: {name} must be an array, got {type(order).__name__}.")
             concrete = not isinstance(order, jax.core.Tracer)
             if order.shape != (size,) or (
                 concrete and not np.array_equal(np.sort(order), np.arange(size))

@@ -23,7 +23,7 @@ def head_groups(
       head permutation of a plan.
 
     Raises:
-      ValueError: ``groups`` does not divide the heads, or a weight is negative.
+      ValueError: ``groups`` does not divide the heads, or a weight is negative or no integer.
 
     Source: db-SP 4.2.1, head-level partition, as the official code has it.
 
@@ -38,6 +38,8 @@ def head_groups(
             f"head_groups: groups={groups} does not divide weights of shape {weights.shape} into "
             "equal groups; pad with heads of weight 0 or choose another number."
         )
+    if not np.issubdtype(weights.dtype, np.integer):
+        raise ValueError(f"head_groups: weights must be integers, got {weights.dtype}; round them.")
     if weights.size and weights.min() < 0:
         raise ValueError(f"head_groups: weights must not be negative, got {int(weights.min())}.")
     room = weights.size // groups

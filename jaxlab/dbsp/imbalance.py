@@ -1,6 +1,7 @@
 """How unequal the work of the devices is: the work table and the sparse imbalance ratios."""
 
 import jax
+import jax.core
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Int64
@@ -28,7 +29,7 @@ def work_table(
       int64 ``[U, R, R]``, in blocks.
 
     Raises:
-      ValueError: the mask's heads or blocks do not fit the plan.
+      ValueError: ``blocks`` is no block mask, or its heads or blocks do not fit the plan.
 
     Source: db-SP, sparse imbalance ratio as the official code computes it, without its loss of the
     last rows when the ring does not divide the blocks.
@@ -43,8 +44,12 @@ def work_table(
              [[0, 0],
               [0, 1]]])
     """
-    plan.validate()
     blocks = np.asarray(blocks)
+    if blocks.ndim < 3 or blocks.dtype != np.bool_:
+        raise ValueError(
+            "work_table: blocks must be a boolean array [*batch, heads, q_blocks, kv_blocks], got "
+            f"{blocks.dtype} {blocks.shape}."
+        )
     heads, q_blocks, kv_blocks = blocks.shape[-3:]
     padded = (plan.q_order.shape[1], plan.kv_order.shape[1])
     if heads != plan.head_perm.size or q_blocks > padded[0] or kv_blocks > padded[1]:
@@ -81,8 +86,12 @@ def imbalance_ratio(
     Returns:
       The ratio, 1 for perfect balance, at least 1; 1 when there is no work at all.
 
+    Raises:
+      ValueError: ``work`` is not ``[U, R, R]`` or, where it is concrete, holds a negative count.
+
     Source: db-SP, sparse imbalance ratio; see ``docs/sources/dbsp.md``.
     """
+    _check(work)
     xp = jnp if isinstance(work, jax.Array) else np
     ring = work.shape[1]
     shard = xp.arange(ring)
@@ -101,8 +110,19 @@ def device_imbalance_ratio(
     Returns:
       ``rho_dev = max_{u,i} sum_j T[u, i, j] / (sum(T) / P)``, at least 1 and never above
       ``imbalance_ratio``.
+
+    Raises:
+      ValueError: as ``imbalance_ratio``.
     """
+    _check(work)
     return _over_mean(work.sum(2), work)
+
+
+def _check(work: jax.Array | np.ndarray) -> None:
+    if work.ndim != 3 or work.shape[1] != work.shape[2] or 0 in work.shape:
+        raise ValueError(f"work has shape {work.shape}, expected [U, R, R] from work_table.")
+    if not isinstance(work, jax.core.Tracer) and np.asarray(work).min() < 0:
+        raise ValueError(f"work holds a negative count of blocks, {np.asarray(work).min()}.")
 
 
 def _over_mean(
@@ -111,7 +131,8 @@ def _over_mean(
 ) -> Float[Array, ""] | float:
     devices = work.shape[0] * work.shape[1]
     if isinstance(work, jax.Array):
-        total = work.sum()
-        return jnp.where(total > 0, load.max() * devices / jnp.maximum(total, 1), 1.0)
+        total = work.astype(jnp.float32).sum()
+        busiest = load.max().astype(jnp.float32)
+        return jnp.where(total > 0, busiest * devices / jnp.maximum(total, 1), 1.0)
     total = int(work.sum())
     return int(load.max()) * devices / total if total else 1.0

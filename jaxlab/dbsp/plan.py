@@ -21,6 +21,9 @@ class Plan:
       q_order: int64 ``[U, q_blocks]``; in group ``u``, ring shard ``i`` holds the query blocks of
         the ``i``-th equal slice of row ``u``.
       kv_order: int64 ``[U, kv_blocks]``, the same for key blocks.
+
+    Raises:
+      ValueError: the plan does not place every head and block exactly once; names the entry.
     """
 
     ulysses: int
@@ -54,15 +57,17 @@ class Plan:
             np.tile(np.arange(-(-blocks // ring) * ring), (ulysses, 1))
             for blocks in (q_blocks, kv_blocks)
         ]
-        return cls(ulysses, ring, np.arange(heads), *orders).validate()
+        return cls(ulysses, ring, np.arange(heads), *orders)
 
-    def validate(self) -> "Plan":
-        """Checks that the plan places every head and block exactly once; returns itself.
-
-        Raises:
-          ValueError: names the first entry that is wrong.
-        """
-        if self.head_perm.size % self.ulysses:
+    def __post_init__(self) -> None:
+        if self.ulysses < 1 or self.ring < 1:
+            raise ValueError(f"Plan: ulysses={self.ulysses} and ring={self.ring} must be positive.")
+        for name in ("head_perm", "q_order", "kv_order"):
+            values = np.asarray(getattr(self, name))
+            if not np.issubdtype(values.dtype, np.integer):
+                raise ValueError(f"Plan: {name} must hold integers, got {values.dtype}.")
+            object.__setattr__(self, name, values.astype(np.int64))
+        if self.head_perm.ndim != 1 or self.head_perm.size % self.ulysses:
             raise ValueError(
                 f"Plan: {self.head_perm.size} heads do not divide into {self.ulysses} groups; pad "
                 "the heads or choose another Ulysses degree."
@@ -76,7 +81,18 @@ class Plan:
                 )
             for group, row in enumerate(order):
                 _check_permutation(f"{name}[{group}]", row)
-        return self
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Plan):
+            return NotImplemented
+        return (self.ulysses, self.ring) == (other.ulysses, other.ring) and all(
+            np.array_equal(getattr(self, name), getattr(other, name))
+            for name in ("head_perm", "q_order", "kv_order")
+        )
+
+    def __hash__(self) -> int:
+        arrays = (self.head_perm, self.q_order, self.kv_order)
+        return hash((self.ulysses, self.ring, *(array.tobytes() for array in arrays)))
 
 
 def _check_permutation(name: str, values: Int64[np.ndarray, " size"]) -> None:

@@ -1,6 +1,7 @@
 """Work and imbalance against counting block by block; greedy heads against all splits."""
 
 import dataclasses
+import inspect
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +25,7 @@ def shuffled_plan(rng, heads, q_blocks, kv_blocks, ulysses, ring):
         head_perm=rng.permutation(plan.head_perm),
         q_order=rng.permuted(plan.q_order, axis=1),
         kv_order=rng.permuted(plan.kv_order, axis=1),
-    ).validate()
+    )
 
 
 @pytest.mark.parametrize(("ulysses", "ring"), FACTORINGS)
@@ -124,9 +125,36 @@ def test_ties_go_to_the_lower_index():
     np.testing.assert_array_equal(head_groups(np.full(6, 3), 3), [[0, 3], [1, 4], [2, 5]])
 
 
+def test_large_counts_do_not_wrap():
+    work = np.full((8, 1, 1), 10**8)
+    work[0] = 3 * 10**8
+    assert imbalance_ratio(work) == 2.4
+    assert float(imbalance_ratio(jnp.asarray(work, jnp.int32))) == pytest.approx(2.4)
+
+
+def test_equal_plans_are_equal():
+    plans = [Plan.contiguous(heads=4, q_blocks=5, kv_blocks=4, ulysses=2, ring=2) for _ in range(2)]
+    assert plans[0] == plans[1]
+    assert len(set(plans)) == 1
+    swapped = dataclasses.replace(plans[1], head_perm=plans[1].head_perm[::-1])
+    assert plans[0] != swapped
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
+        (lambda: inspect.unwrap(imbalance_ratio)(np.ones((2, 2, 3), int)), r"\[U, R, R\]"),
+        (lambda: inspect.unwrap(head_groups)(np.array([1.5, 2.5]), 2), "must be integers"),
+        (lambda: imbalance_ratio(-np.ones((1, 2, 2), int)), "negative count"),
+        (lambda: device_imbalance_ratio(-np.ones((1, 2, 2), int)), "negative count"),
+        (
+            lambda: Plan(2, -1, np.arange(2), np.zeros((2, 0), int), np.zeros((2, 0), int)),
+            "ring=-1",
+        ),
+        (
+            lambda: Plan(1, 1, np.arange(2.0), np.zeros((1, 0), int), np.zeros((1, 0), int)),
+            "float64",
+        ),
         (lambda: head_groups(np.arange(6), 4), "groups=4"),
         (lambda: head_groups(np.array([1, -2]), 2), "negative"),
         (lambda: Plan.contiguous(heads=3, q_blocks=4, kv_blocks=4, ulysses=2, ring=2), "3 heads"),
@@ -142,7 +170,7 @@ def test_ties_go_to_the_lower_index():
             lambda: dataclasses.replace(
                 Plan.contiguous(heads=2, q_blocks=4, kv_blocks=4, ulysses=1, ring=2),
                 q_order=np.array([[0, 1, 1, 3]]),
-            ).validate(),
+            ),
             r"q_order\[0\].*1 occurs 2 times",
         ),
     ],
