@@ -299,7 +299,7 @@ def run(config: Config, steps: Steps = Steps()) -> Result:
 def exactness(config: Config) -> dict[str, float]:
     """Compares one window's attention with float64: as it is, and causal with blocks reordered."""
     key = jax.random.key(config.seed)
-    q, k, v = SMALL.inputs(SMALL.video("fixture"), 0, key=key, heads=5, dim=config.dim)
+    q, k, v = SMALL.inputs(SMALL.video("fixture"), 0, key=key, heads=8, dim=config.dim)
     q, k, v = (x[:, : config.exact_tokens] for x in (q, k, v))
     rng = np.random.default_rng(config.seed)
     mask = sparge_mask(q, k, q_block=64, kv_block=32, similarity_threshold=-1.0, cdf_threshold=0.6)
@@ -452,6 +452,7 @@ def _tables(windows: list[dict], plain: list[dict], speeds: list[dict]) -> tuple
         ),
         tuple(
             (
+                heads,
                 name,
                 _mean(of_clip, "density"),
                 _mean(of_clip, "variation"),

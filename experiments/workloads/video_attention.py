@@ -84,7 +84,7 @@ PLAIN = (0.0, 0.8)
 """Sharpness as first chosen, before any mask was seen: milder heads, denser and more alike."""
 
 
-@functools.partial(jax.jit, static_argnames=("heads", "dim", "sharpness"))
+@functools.partial(jax.jit, static_argnames=("heads", "dim"))
 def attention_inputs(
     key: Key[Array, ""],
     features: Float[Array, "time rows columns features"],
