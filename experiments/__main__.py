@@ -213,6 +213,8 @@ def _list(checkout: Checkout) -> int:
 def _report(command: Report, checkout: Checkout) -> int:
     from experiments.harness.report import write_report
 
+    if command.output is not None and command.output.is_file():
+        raise ValueError(f"--output {command.output} is a file: name a folder")
     path = write_report(checkout, command.output)
     Console().print(f"wrote {path}", highlight=False, markup=False, soft_wrap=True)
     return 0
@@ -221,6 +223,8 @@ def _report(command: Report, checkout: Checkout) -> int:
 def _scorecard(command: Scorecard, checkout: Checkout) -> int:
     from experiments.harness import scorecard
 
+    if command.readme and command.json:
+        raise ValueError("--readme rewrites README.md and --json prints: choose one")
     if command.readme:
         changed = scorecard.update_readme(checkout)
         Console().print(f"README.md {'rewritten' if changed else 'is up to date'}")

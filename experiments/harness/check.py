@@ -40,6 +40,9 @@ def compare(experiment: Experiment, new: Record, old: Record | None) -> Findings
     differences, warnings = [], []
     if old.config != new.config:
         differences.append(f"the smoke config has changed since the committed run: {again}")
+    before = {
+        entry.claim.id: entry.verdict.outcome for entry in entries(experiment, {"smoke": old})
+    }
     for entry in entries(experiment, {"smoke": new}):
         claim_id = entry.claim.id
         now, then = new.result.values.get(claim_id), old.result.values.get(claim_id)
@@ -58,8 +61,11 @@ def compare(experiment: Experiment, new: Record, old: Record | None) -> Findings
         elif isinstance(now, Value) and isinstance(then, Value):
             if now.kind != "timed" or then.kind != "timed":
                 difference = differs(now, then)
+                outcome = entry.verdict.outcome
                 if difference:
                     differences.append(f"{claim_id}: {difference}")
+                elif outcome != before[claim_id]:
+                    differences.append(f"{claim_id}: {outcome} now, was {before[claim_id]}")
             elif entry.verdict.outcome == "not reproduced":
                 warnings.append(f"{claim_id}: {entry.measured} is not {text} in this run")
     gone = sorted(set(old.result.values) - {claim.id for claim in experiment.claims})

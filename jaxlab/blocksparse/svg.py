@@ -79,7 +79,7 @@ def svg_mask(
     Raises:
       ValueError: a malformed geometry, an unknown kind of head, or a width that is not positive.
 
-    Source: Sparse VideoGen (arXiv 2502.01776), as the notes restate its public code. Rounding up
+    Source: Sparse VideoGen (arXiv 2502.01776), from a restatement of its public code. Rounding up
     without reordering is ours.
 
     Example:

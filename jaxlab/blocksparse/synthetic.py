@@ -58,8 +58,8 @@ def gaussian_field_mask(
     Raises:
       ValueError: a malformed geometry or threshold.
 
-    Source: the notes on db-SP name the distributions; the factor 0.5, the field's law and that it
-    belongs to query blocks are reconstructed. ``docs/sources/blocksparse.md`` compares the figures.
+    Source: reconstructed. A description names the distributions; the factor 0.5, the field's law
+    and that it belongs to query blocks are ours. ``docs/sources/blocksparse.md`` compares figures.
 
     Example:
       >>> import jax

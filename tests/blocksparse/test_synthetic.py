@@ -1,4 +1,4 @@
-"""The generator's statistics against the figures of the notes it is restated from."""
+"""The generator's statistics against the figures described for it."""
 
 import jax
 import numpy as np
@@ -19,7 +19,7 @@ def imbalance(blocks, ulysses, ring):
     return balance.imbalance_by_steps(blocks.reshape(parts).sum((1, 3, 5)))
 
 
-def test_density_and_imbalance_are_near_the_notes(blocks):
+def test_density_and_imbalance_are_near_those_described(blocks):
     assert blocks.shape == (40, 256, 256)
     assert 0.22 < blocks.mean() < 0.40
     by_head = blocks.mean((1, 2))

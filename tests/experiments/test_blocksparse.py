@@ -2,12 +2,16 @@
 
 import dataclasses
 
+import jax
 import numpy as np
 import pytest
 
 from experiments import blocksparse
+from experiments.figures.blocksparse import draw
+from experiments.harness import Result
 from experiments.workloads import attention_timing
 from jaxlab.dbsp import Plan
+from jaxlab.measure import TimeRatio
 from tests.oracles import balance
 
 SMOKE = blocksparse.PRESETS["smoke"]
@@ -42,6 +46,95 @@ def test_scores_of_a_window_are_those_of_counting_blocks(monkeypatch):
         assert before == pytest.approx(expected)
         assert after <= before or ring > 1
     assert set(row["factorings"]) == {"U4R1", "U2R2", "U1R4"}
+
+
+def test_layers_and_steps_look_at_different_masks():
+    small = dataclasses.replace(SMOKE, layers=2, heads=8)
+    rows = blocksparse.clip_imbalance(small, "fixture")
+    assert [(row["layer"], row["step"]) for row in rows] == [(0, 0), (0, 1), (1, 0), (1, 1)]
+    assert len({tuple(row["head_work"]) for row in rows}) == 4
+
+
+def test_the_window_slides_by_one_token():
+    window = SMOKE.window
+    video = window.video("fixture")
+    key = jax.random.key(0)
+    later = window.inputs(video, 1, key=key, heads=2, dim=8)
+    moved = window.inputs(video[window.patch[0] :], 0, key=key, heads=2, dim=8)
+    for one, other in zip(later, moved, strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert not np.allclose(later[0], window.inputs(video, 0, key=key, heads=2, dim=8)[0])
+
+
+def test_exactness_sees_an_error_of_ours(monkeypatch):
+    right = blocksparse._values_and_gradients
+
+    def wrong(*arguments, implementation):
+        (out, lse), (dq, dk, dv) = right(*arguments, implementation="reference")
+        if implementation is None:
+            out, dk = 1.01 * out, 1.02 * dk
+        return (out, lse), (dq, dk, dv)
+
+    monkeypatch.setattr(blocksparse, "_values_and_gradients", wrong)
+    found = blocksparse.exactness(SMOKE)
+    assert found["forward"] == pytest.approx(0.01, rel=1e-3)
+    assert found["backward"] == pytest.approx(0.02, rel=1e-3)
+    assert 0 < found["density"] <= 0.6
+
+
+def test_rates_are_operations_over_time(monkeypatch):
+    seconds = {"matmul": 2.0, "dense": 30.0, 0.2: (3.0, 5.0), 1.0: (4.0, 10.0)}
+
+    def timed(*functions, rounds):
+        order = [seconds["matmul"], seconds["dense"], *seconds[0.2], *seconds[1.0]]
+        assert len(functions) == len(order)
+        names = tuple(str(place) for place in range(len(order)))
+        return TimeRatio(names, np.tile(order, (rounds, 1)), (1,) * len(order))
+
+    monkeypatch.setattr(attention_timing, "time_ratio", timed)
+    timing = attention_timing.Timing(
+        tokens=64, heads=1, dim=4, densities=(0.2, 1.0), matmul_size=16, rounds=3
+    )
+    found = attention_timing.speed(timing, (16, 8), 0)
+    full = found["rows"][1]
+    product = 2 * 16**3 / 2.0  # operations a second
+    assert full["active"] == 4 * 8
+    assert full["forward"] == pytest.approx(4 * 64 * 64 * 4 / 4.0 / product)
+    assert full["backward"] == pytest.approx(10 * 64 * 64 * 4 / 10.0 / product)
+    assert found["dense_speedup"] == pytest.approx(10)
+    assert found["matmul_seconds"] == 2
+
+
+def test_a_run_without_clips_still_draws():
+    speeds = [
+        {
+            "blocks": "64x64",
+            "dense_seconds": 1.0,
+            "rows": [{"density": d, "forward_seconds": d, "backward_seconds": d} for d in (0.2, 1)],
+        }
+    ]
+    result = Result({}, facts={"windows": [], "speed": speeds})
+    assert list(draw(result)) == ["time"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"heads": 12}, "heads=12 do not divide over devices=8"),
+        ({"devices": 0}, "devices=0"),
+        ({"clips": ("nothere",)}, "'nothere' is unknown"),
+        ({"layers": 0}, "layers=0"),
+    ],
+)
+def test_bad_configs_are_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(SMOKE, **change)
+
+
+@pytest.mark.parametrize("densities", [(0.5, 1.0), (0.2,), (0.2, 1.5)])
+def test_bad_timings_are_refused(densities):
+    with pytest.raises(ValueError, match="densities"):
+        attention_timing.Timing(densities=densities)
 
 
 def test_a_thumbnail_keeps_the_share_of_active_blocks():

@@ -56,6 +56,15 @@ def test_a_changed_value_is_found(checkout, old, new, word):
     assert f"toy: differs: {word}" in text or ("differs" in text and word in text)
 
 
+def test_a_flipped_verdict_is_found_within_the_tolerance(checkout):
+    saved(checkout)
+    edit(checkout, '"tolerance": 1e-06', '"tolerance": 1.0')
+    edit(checkout, '"value": 0.5', '"value": 0.8')
+    status, text = told(checkout)
+    assert status == 1
+    assert "mean: reproduced now, was not reproduced" in text
+
+
 def test_a_move_within_the_tolerance_agrees(checkout):
     saved(checkout)
     edit(checkout, '"value": 0.5', '"value": 0.5000005')
