@@ -7,11 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from beartype import beartype
 from jaxtyping import Array, Float, jaxtyped
 
 from tests.house.packages import PACKAGES, public_objects
 from tests.house.pytree_examples import EXAMPLES
+
+beartype = pytest.importorskip("beartype").beartype
 
 pytestmark = pytest.mark.oldest
 

@@ -8,7 +8,6 @@ import sys
 import zipfile
 from pathlib import Path
 
-import pooch
 import pytest
 
 from experiments.assets import (
@@ -22,6 +21,8 @@ from experiments.assets import (
     providers,
 )
 from experiments.assets.providers import ProviderError
+
+pooch = pytest.importorskip("pooch")
 
 CONTENT = b"seven and a half words of content" * 99
 

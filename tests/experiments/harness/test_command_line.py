@@ -1,14 +1,17 @@
+import importlib
 import json
 import subprocess
 import sys
 
 import pytest
 
-from experiments.__main__ import main
 from experiments.harness.__main__ import main as minimal
 from experiments.harness.processes import join_processes
 from experiments.harness.record import read
 from tests.experiments.harness.toys import FAILING, FIGURES, TOY
+
+pytest.importorskip("tyro")
+main = importlib.import_module("experiments.__main__").main
 
 
 @pytest.fixture(autouse=True)
