@@ -81,8 +81,9 @@ def time_ratio(
 ) -> TimeRatio:
     """Times two or more functions in turns and compares them with the first.
 
-    Every round takes one sample of each function; the order rotates from round to round, so that
-    neither drift nor being first favors one. A sample calls its function as often as
+    Every round takes one sample of each function, in an order drawn anew for each round (always the
+    same draws), so that neither drift nor what ran just before favors one: a function that follows
+    a hungry one pays for cold caches and returned memory. A sample calls its function as often as
     ``min_seconds`` needs and waits for each result on every device. The garbage collector rests
     meanwhile.
 
@@ -118,12 +119,12 @@ def time_ratio(
         once = _sample(function, 1, clock)
         calls.append(max(1, math.ceil(min_seconds / once)) if once > 0 else 1)
     seconds = np.empty((rounds, len(functions)))
+    order = np.random.default_rng(0)
     collecting = gc.isenabled()
     gc.disable()
     try:
         for number in range(rounds):
-            for turn in range(len(functions)):
-                which = (number + turn) % len(functions)
+            for which in order.permutation(len(functions)):
                 seconds[number, which] = _sample(functions[which], calls[which], clock)
     finally:
         if collecting:

@@ -57,11 +57,19 @@ def test_ratios_are_taken_inside_each_round() -> None:
     assert timed.interquartile.tolist() == [1.5, 1.0]
 
 
-def test_order_rotates() -> None:
-    clock = Clock()
-    tasks = [clock.task(name, 1.0) for name in "abc"]
-    time_ratio(*tasks, rounds=4, min_seconds=0.0, warmup=1, clock=clock)
-    assert "".join(clock.log[6:]) == "abcbcacababc"
+def test_every_round_takes_each_once_and_none_always_follows_the_same() -> None:
+    logs = []
+    for _ in range(2):
+        clock = Clock()
+        tasks = [clock.task(name, 1.0) for name in "abc"]
+        time_ratio(*tasks, rounds=12, min_seconds=0.0, warmup=1, clock=clock)
+        logs.append("".join(clock.log[6:]))
+    assert logs[0] == logs[1]
+    rounds = [logs[0][start : start + 3] for start in range(0, 36, 3)]
+    assert all(sorted(taken) == list("abc") for taken in rounds)
+    for name in "abc":
+        before = {one for one, two in zip(logs[0], logs[0][1:], strict=False) if two == name}
+        assert before >= set("abc") - {name}
 
 
 def test_short_functions_are_called_often_enough() -> None:
