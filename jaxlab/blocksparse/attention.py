@@ -15,10 +15,8 @@ float64   1.0e-15  8.9e-16  1.3e-15
 
 import dataclasses
 import functools
-import importlib
 import math
 import numbers
-import types
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -29,7 +27,9 @@ from jax import lax
 from jax.custom_batching import custom_vmap
 from jaxtyping import Array, Float
 
+from jaxlab.blocksparse.implementation import Implementation, Kernels
 from jaxlab.blocksparse.mask import BlockMask
+from jaxlab.blocksparse.varying import vary, varying_axes
 
 IMPLEMENTATIONS = ("reference", "xla", "pallas")
 
@@ -48,10 +48,13 @@ def block_sparse_attention(
 ) -> Float[Array, "batch q_len heads value_dim"] | tuple[Array, ...]:
     """Softmax attention over the active blocks of a mask; inactive blocks are skipped.
 
-    ``out = softmax(scale * q k^T)  v`` over the token pairs that ``mask`` allows. Differentiable in
-    q, k and v through both ``out`` and ``lse``, so that partial results of a ring can be merged.
-    Works under jit, grad, vmap (the mapped axis joins the batch; mapped positions run one after
-    another) and shard_map (each device runs the trips its own mask asks for).
+    ``out = softmax(scale * q k^T)  v`` over the token pairs that ``mask`` allows. Differentiable
+    once, in reverse mode, in q, k and v through both ``out`` and ``lse``, so that partial results
+    of a ring can be merged. Works under jit, grad, vmap (the mapped axis joins the batch; mapped
+    positions run one after another) and shard_map (each device runs the trips its own mask asks
+    for; kernels that are interpreted need ``check_vma=False``).
+
+    What padding tokens hold does not matter, nor do cotangents of queries that attend to nothing.
 
     Args:
       q: float ``[batch, q_len, heads, dim]``, queries.
@@ -89,17 +92,64 @@ def block_sparse_attention(
     """
     _check_arrays(q, k, v)
     _check_mask(mask, q, k)
+    if implementation is not None and implementation not in IMPLEMENTATIONS:
+        raise ValueError(
+            f"block_sparse_attention: implementation must be None or one of {IMPLEMENTATIONS}, "
+            f"got {implementation!r}."
+        )
     factor = _factor(scale, q.shape[-1])
     q, k, v = jnp.asarray(q), jnp.asarray(k), jnp.asarray(v)
     backend = _backend(implementation, q, k, v, mask)
     mask = _with_batch(mask)
-    axes = frozenset().union(
-        *(jax.typeof(x).mat.varying for x in (q, k, v, *jax.tree.leaves(mask)))
-    )
-    q, k, v = (_vary(x, axes) for x in (q, k, v))
+    axes = varying_axes(q, k, v, *jax.tree.leaves(mask))
+    q, k, v, mask = jax.tree.map(lambda x: vary(x, axes), (q, k, v, mask))
     out, lse, trips = _attend_jit(backend, factor, q, k, v, mask)
     results = (out, *((lse,) if return_lse else ()), *((trips,) if return_trips else ()))
     return results if len(results) > 1 else out
+
+
+def block_sparse_gradients(
+    q: Float[Array, "batch q_len heads dim"],
+    k: Float[Array, "batch kv_len kv_heads dim"],
+    v: Float[Array, "batch kv_len kv_heads value_dim"],
+    mask: BlockMask,
+    out: Float[Array, "batch q_len heads value_dim"],
+    lse: Float[Array, "batch q_len heads"],
+    d_out: Float[Array, "batch q_len heads value_dim"],
+    *,
+    scale: float | None = None,
+    implementation: Literal["reference", "xla", "pallas"] | None = None,
+) -> tuple[Array, Array, Array]:
+    """The part that some of the keys have in the gradients of attention over all of them.
+
+    For backward passes that see the keys piece by piece, such as a ring: ``out`` and ``lse`` are
+    those of the whole, so that ``exp(scores - lse)`` are the true probabilities, and the ``dq`` of
+    all pieces add up.
+
+    Args:
+      q: as in ``block_sparse_attention``.
+      k: some of the keys, likewise.
+      v: their values.
+      mask: which blocks of these keys attend.
+      out: attention over all keys.
+      lse: its log denominators, float32 or wider.
+      d_out: cotangent of ``out``.
+      scale: as in ``block_sparse_attention``.
+      implementation: as in ``block_sparse_attention``.
+
+    Returns:
+      ``dq``, ``dk``, ``dv``, each of its input's shape and dtype.
+
+    Raises:
+      TypeError: as ``block_sparse_attention``.
+      ValueError: as ``block_sparse_attention``.
+    """
+    _check_arrays(q, k, v)
+    _check_mask(mask, q, k)
+    backend = _backend(implementation, q, k, v, mask)
+    residuals = (q, k, v, _with_batch(mask), out, lse)
+    cotangents = (d_out, jnp.zeros_like(lse), None)
+    return _backward_jit(backend, _factor(scale, q.shape[-1]), residuals, cotangents)[:3]
 
 
 def _check_arrays(q: Any, k: Any, v: Any) -> None:
@@ -178,11 +228,6 @@ def _check_mask(mask: Any, q: Any, k: Any) -> None:
 
 def _backend(implementation: Any, q: Any, k: Any, v: Any, mask: BlockMask) -> str:
     """Name of the module that runs such inputs here."""
-    if implementation is not None and implementation not in IMPLEMENTATIONS:
-        raise ValueError(
-            f"block_sparse_attention: implementation must be None or one of {IMPLEMENTATIONS}, "
-            f"got {implementation!r}."
-        )
     platform = jax.default_backend()
     kernels = "mosaic_gpu" if platform == "gpu" else "mosaic_tpu"
     if implementation in ("reference", "xla"):
@@ -190,7 +235,7 @@ def _backend(implementation: Any, q: Any, k: Any, v: Any, mask: BlockMask) -> st
     if implementation is None and platform not in ("gpu", "tpu"):
         return "xla"
     try:
-        reason = _module(kernels).unsupported(q, k, v, mask) or _missing_hardware(platform)
+        reason = _kernels(kernels).unsupported(q, k, v, mask) or _missing_hardware(platform)
     except ImportError as error:
         reason = str(error)
     if reason is None:
@@ -212,9 +257,27 @@ def _missing_hardware(platform: str) -> str | None:
     return f"the GPU kernels need a Hopper GPU, compute capability 9.0, this one has {capability}"
 
 
-def _module(backend: str) -> types.ModuleType:
+def _implementation(backend: str) -> Implementation:
     """Imported when first used: Pallas is slow to import and absent from some jax builds."""
-    return importlib.import_module(f"jaxlab.blocksparse.{backend}")
+    if backend == "reference":
+        from jaxlab.blocksparse import reference
+
+        return reference
+    if backend == "xla":
+        from jaxlab.blocksparse import xla
+
+        return xla
+    return _kernels(backend)
+
+
+def _kernels(backend: str) -> Kernels:
+    if backend == "mosaic_gpu":
+        from jaxlab.blocksparse import mosaic_gpu
+
+        return mosaic_gpu
+    from jaxlab.blocksparse import mosaic_tpu
+
+    return mosaic_tpu
 
 
 def _with_batch(mask: BlockMask) -> BlockMask:
@@ -222,9 +285,11 @@ def _with_batch(mask: BlockMask) -> BlockMask:
     return mask if mask.blocks.ndim == 4 else dataclasses.replace(mask, blocks=mask.blocks[None])
 
 
-def _vary(x: Array, axes: frozenset[str]) -> Array:
-    missing = tuple(axes - jax.typeof(x).mat.varying)
-    return lax.pcast(x, missing, to="varying") if missing else x
+def _without_padding(x: Array, positions: Any) -> Array:
+    """Zeros where padding stands, for 0 times what it holds need not be 0."""
+    if positions is None:
+        return x
+    return jnp.where((positions >= 0)[None, :, None, None], x, 0)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
@@ -245,13 +310,17 @@ def _attend_backward(
     backend: str, scale: float, residuals: tuple, cotangents: tuple
 ) -> tuple[Array, Array, Array, None]:
     q, k, v, mask, out, lse = residuals
+    # Whatever a merge does with a query that attends to nothing, its cotangents do not matter.
+    nothing = lse == -jnp.inf
     d_out, d_lse, _ = cotangents
+    d_out, d_lse = jnp.where(nothing[..., None], 0, d_out), jnp.where(nothing, 0, d_lse)
     gradients = _foldable(backend, "backward", scale)(mask, q, k, v, out, lse, d_out, d_lse)
     return *gradients, None
 
 
 _attend.defvjp(_attend_forward, _attend_backward)
 _attend_jit = jax.jit(_attend, static_argnums=(0, 1))
+_backward_jit = jax.jit(_attend_backward, static_argnums=(0, 1))
 
 
 def _foldable(backend: str, direction: str, scale: float) -> Callable:
@@ -262,11 +331,13 @@ def _foldable(backend: str, direction: str, scale: float) -> Callable:
     """
     interpreted = backend == "mosaic_tpu" and jax.default_backend() != "tpu"
     settings = {"scale": scale} | ({"interpret": True} if interpreted else {})
-    run = functools.partial(getattr(_module(backend), direction), **settings)
+    run = functools.partial(getattr(_implementation(backend), direction), **settings)
 
     @custom_vmap
-    def call(mask: BlockMask, *arrays: Array) -> tuple[Array, ...]:
-        return run(*arrays[:3], mask, *arrays[3:])
+    def call(mask: BlockMask, q: Array, k: Array, v: Array, *rest: Array) -> tuple[Array, ...]:
+        q = _without_padding(q, mask.q_positions)
+        k, v = (_without_padding(x, mask.kv_positions) for x in (k, v))
+        return run(q, k, v, mask, *rest)
 
     @call.def_vmap
     def fold(size: int, mapped: Any, mask: BlockMask, *arrays: Array) -> tuple:

@@ -109,8 +109,13 @@ class BlockMask:
                     f"BlockMask: {name} has shape {positions.shape}, expected ({length},): one "
                     "position for every token, negative for padding."
                 )
-            if isinstance(positions, np.ndarray) and abs(positions).max() > _LARGEST:
-                raise ValueError(f"BlockMask: {name} must fit int32, got {abs(positions).max()}.")
+            if isinstance(positions, np.ndarray):
+                for position in (int(positions.min()), int(positions.max())):
+                    if not -_LARGEST <= position < _LARGEST:
+                        raise ValueError(
+                            f"BlockMask: {name} must lie between -(2**31 - 1) and 2**31 - 2, got "
+                            f"{position}; number the tokens from 0."
+                        )
         return self
 
     @classmethod

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from jaxlab.blocksparse.arguments import finite
 from jaxlab.blocksparse.mask import BlockMask
 from jaxlab.blocksparse.reordered import ReorderedMask
 from jaxlab.blocksparse.token_grid import axis_order, video_tokens
@@ -55,7 +56,9 @@ def paro_mask(
       bool ``[heads, n, n]``, without a batch axis. Both are traced leaves under ``jit``.
 
     Raises:
-      ValueError: shapes that do not fit together, or a density out of range.
+      TypeError: a size or count is not an integer.
+      ValueError: shapes that do not fit together, a density out of range, or concrete ``q`` or
+        ``k`` that hold NaN or infinity.
 
     Source: PAROAttention (arXiv 2506.16054): reordering by axis permutation and a threshold on
     block sums. What decides between orders, and the threshold (here the m-th largest mass of the
@@ -78,6 +81,7 @@ def paro_mask(
         raise ValueError(f"paro_mask: k {k.shape} must match q {q.shape} but for its heads.")
     if not 0 < density <= 1:
         raise ValueError(f"paro_mask: density must lie in (0, 1], got {density}.")
+    finite("paro_mask", q=q, k=k)
     count = -(-tokens // block)
     scale = q.shape[3] ** -0.5 if scale is None else scale
     kept = max(count, int(density * count * count + 1e-9))

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Bool, Int64
 
+from jaxlab.blocksparse.arguments import whole_number
 from jaxlab.blocksparse.coarsen import add_dense_text
 from jaxlab.blocksparse.mask import BlockMask
 from jaxlab.blocksparse.token_grid import video_tokens
@@ -47,6 +48,7 @@ def radial_mask(
       ``[heads, blocks, blocks]``. It does not depend on content.
 
     Raises:
+      TypeError: a count is not an integer.
       ValueError: a malformed geometry, or a window that is not positive.
 
     Source: Radial Attention (arXiv 2506.19852); windows, sink and rounding as in public code. What
@@ -57,13 +59,12 @@ def radial_mask(
       BlockMask(heads=2, blocks=18x18 of 64x64, tokens=1152x1152, density=0.877)
     """
     video = video_tokens("radial_mask", grid, block, text_tokens)
-    if heads != int(heads) or heads < 1:
-        raise ValueError(f"radial_mask: heads must be a positive integer, got {heads}.")
+    heads = whole_number("radial_mask", "heads", heads)
     decays = np.asarray(decay, np.float64)
-    if decays.shape not in ((), (heads,)) or not (decays > 0).all():
+    if decays.shape not in ((), (heads,)) or not ((decays > 0) & np.isfinite(decays)).all():
         raise ValueError(
-            f"radial_mask: decay must be positive, one number or one for each of {heads} heads, "
-            f"got {decay}."
+            "radial_mask: decay must be positive and finite, one number or one for each of "
+            f"{heads} heads, got {decay}."
         )
     if not 0 < neighbor_window <= 1:
         raise ValueError(f"radial_mask: neighbor_window must lie in (0, 1], got {neighbor_window}.")

@@ -5,36 +5,17 @@ the sequence length, and its trip counts say so.
 """
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int32
+from jaxtyping import Array
 
+from jaxlab.blocksparse.implementation import Keys, Outputs, PerQuery, Queries, Trips, Values
 from jaxlab.blocksparse.mask import BlockMask
 
 
 def forward(
-    q: Float[Array, "batch q_len heads dim"],
-    k: Float[Array, "batch kv_len kv_heads dim"],
-    v: Float[Array, "batch kv_len kv_heads value_dim"],
-    mask: BlockMask,
-    *,
-    scale: float,
-) -> tuple[
-    Float[Array, "batch q_len heads value_dim"],
-    Float[Array, "batch q_len heads"],
-    Int32[Array, "batch heads q_blocks"],
-]:
-    """Attention over the active blocks.
-
-    Args:
-      q: queries ``[batch, q_len, heads, dim]``.
-      k: keys ``[batch, kv_len, kv_heads, dim]``.
-      v: values ``[batch, kv_len, kv_heads, value_dim]``.
-      mask: which blocks attend.
-      scale: factor on the scores.
-
-    Returns:
-      ``out`` of q's dtype, ``lse``, and ``trips``: every row computes all key blocks.
-    """
-    queries, keys, values = _operands(q, k, v, mask)
+    q: Queries, k: Keys, v: Values, mask: BlockMask, *, scale: float
+) -> tuple[Outputs, PerQuery, Trips]:
+    """Implements ``Implementation.forward``: every row computes all key blocks."""
+    queries, keys, values = _operands(q, k, v)
     allowed = mask.to_tokens()
     scores = jnp.where(allowed, jnp.einsum("bqhd,bkhd->bhqk", queries * scale, keys), -jnp.inf)
     largest = scores.max(-1, keepdims=True)
@@ -51,45 +32,26 @@ def forward(
 
 
 def backward(
-    q: Float[Array, "batch q_len heads dim"],
-    k: Float[Array, "batch kv_len kv_heads dim"],
-    v: Float[Array, "batch kv_len kv_heads value_dim"],
+    q: Queries,
+    k: Keys,
+    v: Values,
     mask: BlockMask,
-    out: Float[Array, "batch q_len heads value_dim"],
-    lse: Float[Array, "batch q_len heads"],
-    d_out: Float[Array, "batch q_len heads value_dim"],
-    d_lse: Float[Array, "batch q_len heads"],
+    out: Outputs,
+    lse: PerQuery,
+    d_out: Outputs,
+    d_lse: PerQuery,
     *,
     scale: float,
-) -> tuple[
-    Float[Array, "batch q_len heads dim"],
-    Float[Array, "batch kv_len kv_heads dim"],
-    Float[Array, "batch kv_len kv_heads value_dim"],
-]:
-    """Gradients of ``forward``, from cotangents of both ``out`` and ``lse``.
-
-    Args:
-      q: queries ``[batch, q_len, heads, dim]``.
-      k: keys ``[batch, kv_len, kv_heads, dim]``.
-      v: values ``[batch, kv_len, kv_heads, value_dim]``.
-      mask: which blocks attend.
-      out: result of ``forward``.
-      lse: result of ``forward``.
-      d_out: cotangent of ``out``.
-      d_lse: cotangent of ``lse``.
-      scale: factor on the scores.
-
-    Returns:
-      ``dq``, ``dk``, ``dv``, each of its input's dtype.
-    """
-    queries, keys, values = _operands(q, k, v, mask)
-    d_out = jnp.where(lse[..., None] == -jnp.inf, 0, d_out.astype(queries.dtype))
+) -> tuple[Queries, Keys, Values]:
+    """Implements ``Implementation.backward``."""
+    queries, keys, values = _operands(q, k, v)
+    d_out = d_out.astype(queries.dtype)
     scores = jnp.einsum("bqhd,bkhd->bhqk", queries * scale, keys)
     shift = jnp.where(lse == -jnp.inf, jnp.inf, lse).swapaxes(1, 2)[..., None]
     probs = jnp.where(mask.to_tokens(), jnp.exp(scores - shift), 0)
     d_probs = jnp.einsum("bqhd,bkhd->bhqk", d_out, values)
-    offset = (d_out * out).sum(-1) - jnp.where(lse == -jnp.inf, 0, d_lse)
-    d_scores = probs * (d_probs - offset.swapaxes(1, 2)[..., None])
+    delta = (d_out * out).sum(-1) - d_lse
+    d_scores = probs * (d_probs - delta.swapaxes(1, 2)[..., None])
     dq = jnp.einsum("bhqk,bkhd->bqhd", d_scores, keys) * scale
     dk = jnp.einsum("bhqk,bqhd->bkhd", d_scores, queries) * scale
     dv = jnp.einsum("bhqk,bqhd->bkhd", probs, d_out)
@@ -101,12 +63,9 @@ def backward(
     return dq.astype(q.dtype), over_heads(dk).astype(k.dtype), over_heads(dv).astype(v.dtype)
 
 
-def _operands(q: Array, k: Array, v: Array, mask: BlockMask) -> tuple[Array, Array, Array]:
-    """Float32 or wider, padding tokens zeroed, every key head repeated for its query heads."""
+def _operands(q: Queries, k: Keys, v: Values) -> tuple[Array, Array, Array]:
+    """Float32 or wider, every key head repeated for its query heads."""
     dtype = jnp.promote_types(q.dtype, jnp.float32)
-    present_query = (mask.query_positions() >= 0)[:, None, None]
-    present_key = (mask.key_positions() >= 0)[:, None, None]
-    queries = jnp.where(present_query, q.astype(dtype), 0)
-    keys, values = (jnp.where(present_key, x.astype(dtype), 0) for x in (k, v))
+    queries, keys, values = (x.astype(dtype) for x in (q, k, v))
     repeats = q.shape[2] // k.shape[2]
     return queries, jnp.repeat(keys, repeats, axis=2), jnp.repeat(values, repeats, axis=2)

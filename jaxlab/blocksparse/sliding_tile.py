@@ -6,6 +6,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Bool, Int
 
+from jaxlab.blocksparse.arguments import along_axes
 from jaxlab.blocksparse.coarsen import add_dense_text, round_up
 from jaxlab.blocksparse.mask import BlockMask
 from jaxlab.blocksparse.token_grid import tile_of_token, video_tokens
@@ -42,6 +43,7 @@ def sliding_tile_mask(
       not depend on content.
 
     Raises:
+      TypeError: an argument is not made of integers.
       ValueError: a malformed geometry, window or order.
 
     Source: Sliding Tile Attention (arXiv 2502.04507). Even windows, tiles that do not divide the
@@ -52,26 +54,24 @@ def sliding_tile_mask(
       BlockMask(heads=2, blocks=24x24 of 128x128, tokens=3072x3072, density=0.208)
     """
     video = video_tokens("sliding_tile_mask", grid, block, text_tokens)
-    of_token = tile_of_token(grid, tile)
-    if len(windows) == 0 or any(
-        len(window) != 3 or any(size != int(size) or size < 1 for size in window)
-        for window in windows
-    ):
-        raise ValueError(
-            "sliding_tile_mask: windows must hold (frames, height, width) in tiles for every "
-            f"head, positive integers, got {windows}."
-        )
+    of_token = tile_of_token("sliding_tile_mask", grid, tile)
+    if len(windows) == 0:
+        raise ValueError("sliding_tile_mask: windows must hold one window a head, got none.")
+    of_head = [
+        along_axes("sliding_tile_mask", f"windows[{head}]", window, "tiles")
+        for head, window in enumerate(windows)
+    ]
     if order not in ("tile", "raster"):
         raise ValueError(f"sliding_tile_mask: order must be 'tile' or 'raster', got {order!r}.")
     if order == "tile":
         of_token = np.sort(of_token)
     counts = tuple(-(-size // step) for size, step in zip(grid, tile, strict=True))
-    distinct, of_head = np.unique(np.asarray(windows, np.int64), axis=0, return_inverse=True)
+    distinct, number = np.unique(np.asarray(of_head), axis=0, return_inverse=True)
     masks = [
         round_up(lambda tiles, window=window: _boxes(tiles, counts, window), of_token, block)
         for window in distinct
     ]
-    blocks = add_dense_text(np.stack(masks), video, text_tokens, block)[of_head.reshape(-1)]
+    blocks = add_dense_text(np.stack(masks), video, text_tokens, block)[number.reshape(-1)]
     return BlockMask(blocks, block, block, video + text_tokens, video + text_tokens).validate()
 
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int32
 
+from jaxlab.blocksparse.arguments import finite, whole_number
 from jaxlab.blocksparse.mask import BlockMask
 
 PerHead = float | int | Float[Array, "..."] | Float[np.ndarray, "..."]
@@ -60,7 +61,9 @@ def sparge_mask(
       ``[batch, heads, q_blocks, kv_blocks]``, a traced leaf.
 
     Raises:
-      ValueError: shapes that do not fit together, or a threshold or fraction out of range.
+      TypeError: a block size is not an integer.
+      ValueError: shapes that do not fit together, a threshold or fraction out of range, or
+        concrete ``q`` or ``k`` that hold NaN or infinity.
 
     Source: SpargeAttn (arXiv 2502.18137), its first-stage filter, as the public code computes it.
     Departures are listed in ``docs/sources/blocksparse.md``.
@@ -81,18 +84,18 @@ def sparge_mask(
         raise ValueError(f"sparge_mask: {kv_heads} heads of k do not divide {heads} heads of q.")
     if 0 in q.shape or 0 in k.shape:
         raise ValueError(f"sparge_mask: q {q.shape} and k {k.shape} must not be empty.")
-    for name, value in (("q_block", q_block), ("kv_block", kv_block)):
-        if value != int(value) or value < 1:
-            raise ValueError(f"sparge_mask: {name} must be a positive integer, got {value}.")
+    q_block = whole_number("sparge_mask", "q_block", q_block)
+    kv_block = whole_number("sparge_mask", "kv_block", kv_block)
     if top_k is not None and not 0 < top_k <= 1:
         raise ValueError(f"sparge_mask: top_k must be a fraction in (0, 1], got {top_k}.")
+    finite("sparge_mask", q=q, k=k)
     blocks = _blocks(
         q,
         k,
         _per_head("similarity_threshold", similarity_threshold, heads, -1),
         _per_head("cdf_threshold", cdf_threshold, heads, 0),
-        q_block=int(q_block),
-        kv_block=int(kv_block),
+        q_block=q_block,
+        kv_block=kv_block,
         top=None if top_k is None else max(1, math.floor(top_k * -(-kv_len // kv_block) + 1e-9)),
         sink=bool(sink),
         smooth_k=bool(smooth_k),

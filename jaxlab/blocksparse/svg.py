@@ -2,13 +2,14 @@
 
 import functools
 from collections.abc import Sequence
-from typing import Literal, overload
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
+from jaxlab.blocksparse.arguments import finite, whole_number
 from jaxlab.blocksparse.coarsen import add_dense_text, round_up
 from jaxlab.blocksparse.mask import BlockMask
 from jaxlab.blocksparse.reordered import ReorderedMask
@@ -19,7 +20,6 @@ _AXES = {"spatial": (0, 1, 2), "temporal": (1, 2, 0)}
 HeadKind = Literal["spatial", "temporal"]
 
 
-@overload
 def svg_mask(
     grid: Sequence[int],
     kinds: Sequence[str],
@@ -27,38 +27,15 @@ def svg_mask(
     block: int = 64,
     width: float = 2.0,
     text_tokens: int = 0,
-    reorder: Literal[False] = False,
-) -> BlockMask: ...
-
-
-@overload
-def svg_mask(
-    grid: Sequence[int],
-    kinds: Sequence[str],
-    *,
-    block: int = 64,
-    width: float = 2.0,
-    text_tokens: int = 0,
-    reorder: Literal[True],
-) -> ReorderedMask: ...
-
-
-def svg_mask(
-    grid: Sequence[int],
-    kinds: Sequence[str],
-    *,
-    block: int = 64,
-    width: float = 2.0,
-    text_tokens: int = 0,
-    reorder: bool = False,
-) -> BlockMask | ReorderedMask:
+) -> BlockMask:
     """A band and a sink, over tokens in frame order or in pixel order.
 
     Spatial heads: tokens in raster order (frame, row, column). Block ``i`` attends to block ``j``
     when ``|i - j| * block < width * n``, where ``n`` is the tokens of a frame, or when block ``j``
     holds one of the first ``n`` tokens (the first frame). Temporal heads: the very same blocks,
     over tokens in (row, column, frame) order, in which the first ``n`` tokens are all frames of
-    the first pixels.
+    the first pixels. Here they are rounded up to the raster-order blocks in which any token pair
+    attends, which costs more blocks; ``svg_reordered_mask`` gives the rule itself.
 
     Args:
       grid: frames, height and width in tokens.
@@ -66,46 +43,64 @@ def svg_mask(
       block: tokens in a block, for queries and keys.
       width: distance at which the band ends, in frames of tokens.
       text_tokens: text tokens behind the video tokens; blocks that hold text are dense.
-      reorder: False gives one mask for tokens as they are; a temporal head's rule is then rounded
-        up to the raster-order blocks in which any token pair attends, and costs more blocks. True
-        gives the rule itself and the token order of every head.
 
     Returns:
-      Without ``reorder``, a mask over tokens in raster order, text last. With it, a
-      ``ReorderedMask`` whose blocks refer to raster order for spatial heads and to
-      ``axis_order(grid, (1, 2, 0), text_tokens)`` for temporal ones. Both hold numpy ``blocks``
-      ``[heads, blocks, blocks]`` and do not depend on content.
+      A mask over tokens in raster order, text last; numpy ``blocks`` ``[heads, blocks, blocks]``.
+      It does not depend on content.
 
     Raises:
+      TypeError: a size or count is not an integer.
       ValueError: a malformed geometry, an unknown kind of head, or a width that is not positive.
 
     Source: Sparse VideoGen (arXiv 2502.01776), from a restatement of its public code. Rounding up
-    without reordering is ours.
+    is ours.
 
     Example:
       >>> svg_mask((8, 8, 16), ("spatial", "temporal"))
       BlockMask(heads=2, blocks=16x16 of 64x64, tokens=1024x1024, density=0.74)
-      >>> svg_mask((8, 8, 16), ("spatial", "temporal"), reorder=True).mask
-      BlockMask(heads=2, blocks=16x16 of 64x64, tokens=1024x1024, density=0.48)
     """
-    video = video_tokens("svg_mask", grid, block, text_tokens)
-    _check_width("svg_mask", width)
-    if len(kinds) == 0 or any(kind not in _AXES for kind in kinds):
-        raise ValueError(
-            f"svg_mask: kinds must name 'spatial' or 'temporal' for every head, got {tuple(kinds)}."
-        )
-    numbers = np.arange(-(-video // block))
-    banded = _band(numbers[:, None], numbers, video // grid[0], block, width)
-    masks = {"spatial": banded, "temporal": banded}
-    if not reorder and "temporal" in kinds:
+    video, banded = _banded("svg_mask", grid, kinds, block, width, text_tokens)
+    masks = {"spatial": banded}
+    if "temporal" in kinds:
         place = np.argsort(axis_order(grid, _AXES["temporal"]))
         masks["temporal"] = round_up(lambda rows: banded[rows].any(0), place // block, block)
-    blocks = add_dense_text(np.stack([masks[kind] for kind in kinds]), video, text_tokens, block)
-    tokens = video + text_tokens
-    mask = BlockMask(blocks, block, block, tokens, tokens).validate()
-    if not reorder:
-        return mask
+    return _over_heads([masks[kind] for kind in kinds], video, block, text_tokens)
+
+
+def svg_reordered_mask(
+    grid: Sequence[int],
+    kinds: Sequence[str],
+    *,
+    block: int = 64,
+    width: float = 2.0,
+    text_tokens: int = 0,
+) -> ReorderedMask:
+    """The rule of ``svg_mask`` itself, and the token order it needs in every head.
+
+    Args:
+      grid: as for ``svg_mask``, here and below.
+      kinds: as for ``svg_mask``.
+      block: as for ``svg_mask``.
+      width: as for ``svg_mask``.
+      text_tokens: as for ``svg_mask``.
+
+    Returns:
+      A mask whose blocks refer to raster order for spatial heads and to
+      ``axis_order(grid, (1, 2, 0), text_tokens)`` for temporal ones, and these orders; all numpy.
+
+    Raises:
+      TypeError: as for ``svg_mask``.
+      ValueError: as for ``svg_mask``.
+
+    Source: Sparse VideoGen (arXiv 2502.01776), from a restatement of its public code.
+
+    Example:
+      >>> svg_reordered_mask((8, 8, 16), ("spatial", "temporal")).mask
+      BlockMask(heads=2, blocks=16x16 of 64x64, tokens=1024x1024, density=0.48)
+    """
+    video, banded = _banded("svg_reordered_mask", grid, kinds, block, width, text_tokens)
     orders = np.stack([axis_order(grid, _AXES[kind], text_tokens) for kind in kinds])
+    mask = _over_heads([banded] * len(kinds), video, block, text_tokens)
     return ReorderedMask(mask, orders.astype(np.int32))
 
 
@@ -125,9 +120,9 @@ def svg_head_kinds(
     """Chooses every head's kind by the smaller output error on sampled rows.
 
     For ``rows`` video tokens, drawn without replacement and shared by all heads, the attention
-    output is computed in full, under the spatial rule and under the temporal rule (as with
-    ``reorder=True``). The kind with the smaller sum of squared errors over rows and batch wins;
-    spatial wins a tie.
+    output is computed in full, under the spatial rule and under the temporal rule (that of
+    ``svg_reordered_mask``). The kind with the smaller sum of squared errors over rows and batch
+    wins; spatial wins a tie.
 
     Args:
       q: float ``[batch, tokens, heads, dim]`` in raster order, text last.
@@ -145,7 +140,9 @@ def svg_head_kinds(
       One kind a head, for ``svg_mask``. Needs concrete arrays.
 
     Raises:
-      ValueError: shapes that do not fit together, or ``rows`` is not positive.
+      TypeError: a size or count is not an integer.
+      ValueError: shapes that do not fit together, ``rows`` is not positive, or an array holds NaN
+        or infinity.
 
     Source: Sparse VideoGen (arXiv 2502.01776), online profiling; the sampling details are ours.
     """
@@ -159,8 +156,8 @@ def svg_head_kinds(
         )
     if k.shape[:2] != q.shape[:2] or k.shape[3] != q.shape[3]:
         raise ValueError(f"svg_head_kinds: k {k.shape} must match q {q.shape} but for its heads.")
-    if rows < 1:
-        raise ValueError(f"svg_head_kinds: rows must be positive, got {rows}.")
+    whole_number("svg_head_kinds", "rows", rows)
+    finite("svg_head_kinds", q=q, k=k, v=v)
     sampled = np.asarray(jax.random.permutation(key, video)[:rows])
     frame = video // grid[0]
     allowed = []
@@ -210,6 +207,28 @@ def _band(
 ) -> Bool[np.ndarray, "rows columns"]:
     """Which of the key blocks ``columns`` the query blocks ``rows`` attend to."""
     return (np.abs(rows - columns) * block < width * frame) | (columns * block < frame)
+
+
+def _banded(
+    rule: str, grid: Any, kinds: Sequence[str], block: Any, width: float, text_tokens: Any
+) -> tuple[int, Bool[np.ndarray, "blocks blocks"]]:
+    """Number of video tokens, and their blocks in the order in which the rule is a band."""
+    video = video_tokens(rule, grid, block, text_tokens)
+    _check_width(rule, width)
+    if len(kinds) == 0 or any(kind not in _AXES for kind in kinds):
+        raise ValueError(
+            f"{rule}: kinds must name 'spatial' or 'temporal' for every head, got {tuple(kinds)}."
+        )
+    numbers = np.arange(-(-video // block))
+    return video, _band(numbers[:, None], numbers, video // grid[0], block, width)
+
+
+def _over_heads(
+    blocks: Sequence[Bool[np.ndarray, "blocks blocks"]], video: int, block: int, text_tokens: int
+) -> BlockMask:
+    tokens = video + text_tokens
+    whole = add_dense_text(np.stack(blocks), video, text_tokens, block)
+    return BlockMask(whole, block, block, tokens, tokens).validate()
 
 
 def _check_width(rule: str, width: float) -> None:

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Key
+from jaxtyping import Array, Bool, Float, Int32, Key
 
+from jaxlab.blocksparse.arguments import whole_number
 from jaxlab.blocksparse.mask import BlockMask
 from jaxlab.blocksparse.sparge import heaviest_prefix
 from jaxlab.blocksparse.token_grid import axis_order, video_tokens
@@ -29,6 +30,8 @@ def gaussian_field_mask(
     grid: Sequence[int] = (21, 30, 52),
     block: int = 128,
     cdf_threshold: float = 0.9,
+    step: int = 0,
+    drift: float = 0.15,
 ) -> BlockMask:
     """Draws heads that look around themselves, each along its own axes and with its own reach.
 
@@ -41,7 +44,8 @@ def gaussian_field_mask(
 
     and keeps the smallest set of heaviest blocks whose softmax mass is at least ``cdf_threshold``.
     ``field`` lets the reach vary smoothly along the sequence: the exponential of white noise,
-    smoothed by a Gaussian of 8 blocks around the ends and scaled to deviation 0.5.
+    smoothed by a Gaussian of 8 blocks around the ends and scaled to deviation 0.5. Everything but
+    the noise stays as denoising goes on; ``step`` redraws a part of the noise so many times.
 
     Args:
       key: decides all draws; head ``h`` draws from ``fold_in(key, h)``, so that fewer heads are
@@ -50,13 +54,16 @@ def gaussian_field_mask(
       grid: frames, height and width in tokens; the default is Wan 2.1 at 480p.
       block: tokens in a block, for queries and keys.
       cdf_threshold: softmax mass to keep, in [0, 1].
+      step: how often a part of the noise has been redrawn.
+      drift: the part of the noise's variance that is redrawn at every step, in [0, 1].
 
     Returns:
       A mask whose blocks refer, head by head, to tokens in the head's axis order. Only the pattern
       of work is meant to be used: the orders are not returned.
 
     Raises:
-      ValueError: a malformed geometry or threshold.
+      TypeError: a count is not an integer.
+      ValueError: a malformed geometry, threshold, step or drift.
 
     Source: reconstructed. A description names the distributions; the factor 0.5, the field's law
     and that it belongs to query blocks are ours. ``docs/sources/blocksparse.md`` compares figures.
@@ -68,11 +75,14 @@ def gaussian_field_mask(
       (3, 27, 27)
     """
     video = video_tokens("gaussian_field_mask", grid, block)
-    if heads != int(heads) or heads < 1:
-        raise ValueError(f"gaussian_field_mask: heads must be a positive integer, got {heads}.")
+    heads = whole_number("gaussian_field_mask", "heads", heads)
     if not 0 <= cdf_threshold <= 1:
         raise ValueError(
             f"gaussian_field_mask: cdf_threshold must lie in [0, 1], got {cdf_threshold}."
+        )
+    if step != int(step) or step < 0 or not 0 <= drift <= 1:
+        raise ValueError(
+            f"gaussian_field_mask: step={step} must be 0 or more and drift={drift} lie in [0, 1]."
         )
     starts = np.arange(0, video, block)
     tokens = np.diff(np.append(starts, video))
@@ -82,7 +92,12 @@ def gaussian_field_mask(
         for axes in itertools.permutations(range(3))
     ]
     blocks = _blocks(
-        key, jnp.asarray(np.stack(centroids), jnp.float32), jnp.float32(cdf_threshold), heads=heads
+        key,
+        jnp.asarray(np.stack(centroids), jnp.float32),
+        jnp.float32(cdf_threshold),
+        jnp.int32(step),
+        jnp.float32(drift),
+        heads=heads,
     )
     return BlockMask(blocks, block, block, video, video)
 
@@ -92,6 +107,8 @@ def _blocks(
     key: Key[Array, ""],
     centroids: Float[Array, "orders 3 blocks"],
     cdf_threshold: Float[Array, ""],
+    step: Int32[Array, ""],
+    drift: Float[Array, ""],
     *,
     heads: int,
 ) -> Bool[Array, "heads blocks blocks"]:
@@ -114,7 +131,14 @@ def _blocks(
         deviation = jnp.maximum(smooth.std(), jnp.finfo(smooth.dtype).tiny)
         stretch = jnp.exp(_FIELD_LOG_DEVIATION * smooth / deviation)
         score = -0.5 * (apart**2).sum(0) / stretch[:, None]
-        score += _NOISE_DEVIATION * jax.random.normal(noise, (count, count)) + sink
+
+        def redraw(number: Int32[Array, ""], drawn: Float[Array, "blocks blocks"]) -> Array:
+            fresh = jax.random.normal(jax.random.fold_in(noise, number), drawn.shape)
+            return jnp.sqrt(1 - drift) * drawn + jnp.sqrt(drift) * fresh
+
+        drawn = jax.random.normal(noise, (count, count))
+        drawn = jax.lax.fori_loop(1, step + 1, redraw, drawn)
+        score += _NOISE_DEVIATION * drawn + sink
         return heaviest_prefix(jax.nn.softmax(score, axis=-1), cdf_threshold)
 
     return jax.lax.map(of_head, jnp.arange(heads))

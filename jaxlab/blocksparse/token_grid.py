@@ -2,12 +2,15 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int64
 
+from jaxlab.blocksparse.arguments import along_axes, whole_number
 
-def video_tokens(rule: str, grid: Sequence[int], block: int, text_tokens: int = 0) -> int:
+
+def video_tokens(rule: str, grid: Any, block: Any, text_tokens: Any = 0) -> int:
     """Checks a token geometry and counts its video tokens.
 
     Args:
@@ -20,19 +23,14 @@ def video_tokens(rule: str, grid: Sequence[int], block: int, text_tokens: int = 
       ``frames * height * width``.
 
     Raises:
+      TypeError: an argument is not made of integers.
       ValueError: the grid is not three positive integers, ``block`` is not positive or
         ``text_tokens`` is negative.
     """
-    if len(grid) != 3 or any(size != int(size) or size < 1 for size in grid):
-        raise ValueError(
-            f"{rule}: grid must be (frames, height, width) in tokens, three positive integers, "
-            f"got {tuple(grid)}."
-        )
-    if block != int(block) or block < 1:
-        raise ValueError(f"{rule}: block must be a positive number of tokens, got {block}.")
-    if text_tokens != int(text_tokens) or text_tokens < 0:
-        raise ValueError(f"{rule}: text_tokens must be 0 or more, got {text_tokens}.")
-    return math.prod(int(size) for size in grid)
+    sizes = along_axes(rule, "grid", grid)
+    whole_number(rule, "block", block)
+    whole_number(rule, "text_tokens", text_tokens, least=0)
+    return math.prod(sizes)
 
 
 def axis_order(
@@ -59,8 +57,8 @@ def axis_order(
       array([0, 3, 1, 4, 2, 5, 6])
     """
     video = video_tokens("axis_order", grid, 1, text_tokens)
-    if sorted(axes) != [0, 1, 2]:
-        raise ValueError(f"axis_order: axes must be a permutation of (0, 1, 2), got {tuple(axes)}.")
+    if not all(isinstance(axis, int | np.integer) for axis in axes) or sorted(axes) != [0, 1, 2]:
+        raise ValueError(f"axis_order: axes must be a permutation of (0, 1, 2), got {axes!r}.")
     walked = np.arange(video).reshape(tuple(grid)).transpose(tuple(axes)).reshape(-1)
     return np.concatenate([walked, np.arange(video, video + text_tokens)])
 
@@ -89,14 +87,15 @@ def tile_order(
       array([0, 1, 3, 4, 2, 5])
     """
     video = video_tokens("tile_order", grid, 1, text_tokens)
-    walked = np.argsort(tile_of_token(grid, tile), kind="stable")
+    walked = np.argsort(tile_of_token("tile_order", grid, tile), kind="stable")
     return np.concatenate([walked, np.arange(video, video + text_tokens)])
 
 
-def tile_of_token(grid: Sequence[int], tile: Sequence[int]) -> Int64[np.ndarray, " video_tokens"]:
+def tile_of_token(rule: str, grid: Any, tile: Any) -> Int64[np.ndarray, " video_tokens"]:
     """Number of the tile, in raster order of tiles, that holds each raster-order token.
 
     Args:
+      rule: name of the public function, for error messages.
       grid: frames, height and width in tokens.
       tile: frames, height and width of a tile in tokens.
 
@@ -104,13 +103,10 @@ def tile_of_token(grid: Sequence[int], tile: Sequence[int]) -> Int64[np.ndarray,
       int64 ``[frames * height * width]``.
 
     Raises:
+      TypeError: the tile is not made of integers.
       ValueError: the tile is not three positive integers.
     """
-    if len(tile) != 3 or any(size != int(size) or size < 1 for size in tile):
-        raise ValueError(
-            f"tile must be (frames, height, width) in tokens, three positive integers, got "
-            f"{tuple(tile)}."
-        )
-    coordinates = np.indices(tuple(grid)).reshape(3, -1) // np.reshape(tile, (3, 1))
-    counts = tuple(-(-size // step) for size, step in zip(grid, tile, strict=True))
+    sizes = along_axes(rule, "tile", tile)
+    coordinates = np.indices(tuple(grid)).reshape(3, -1) // np.reshape(sizes, (3, 1))
+    counts = tuple(-(-size // step) for size, step in zip(grid, sizes, strict=True))
     return np.asarray(np.ravel_multi_index(tuple(coordinates), counts), np.int64)

@@ -1,6 +1,7 @@
 """Block-sparse attention in plain XLA: loops whose trip counts follow the mask.
 
-A row is one block of queries of one head (forward) or one block of keys of one head (backward).
+A row is one block of queries of one head (forward) or one block of keys of one key head (backward,
+where it meets the queries of every head that reads it).
 Rows are sorted by how many blocks they meet and processed in groups, so that the rows of a group
 need nearly the same number of trips and every matrix product is a batch over the group, which XLA
 spreads over the cores. A trip gathers a chunk of each row's list into one operand. Skipped blocks
@@ -17,45 +18,28 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
-from jaxtyping import Array, Float, Int32
+from jaxtyping import Array
 
 from jaxlab.blocksparse import tiles
-from jaxlab.blocksparse.mask import BlockMask
+from jaxlab.blocksparse.implementation import Keys, Outputs, PerQuery, Queries, Trips, Values
+from jaxlab.blocksparse.mask import BlockLists, BlockMask, compress
 from jaxlab.blocksparse.rows import sort_rows, take, tiling, walk
+from jaxlab.blocksparse.varying import vary, varying_axes
 
 
 def forward(
-    q: Float[Array, "batch q_len heads dim"],
-    k: Float[Array, "batch kv_len kv_heads dim"],
-    v: Float[Array, "batch kv_len kv_heads value_dim"],
-    mask: BlockMask,
-    *,
-    scale: float,
-) -> tuple[
-    Float[Array, "batch q_len heads value_dim"],
-    Float[Array, "batch q_len heads"],
-    Int32[Array, "batch heads q_blocks"],
-]:
-    """Attention over the active blocks.
+    q: Queries, k: Keys, v: Values, mask: BlockMask, *, scale: float
+) -> tuple[Outputs, PerQuery, Trips]:
+    """Implements ``Implementation.forward``.
 
-    Args:
-      q: queries ``[batch, q_len, heads, dim]``.
-      k: keys ``[batch, kv_len, kv_heads, dim]``.
-      v: values ``[batch, kv_len, kv_heads, value_dim]``.
-      mask: which blocks attend.
-      scale: factor on the scores.
-
-    Returns:
-      ``out`` of q's dtype, ``lse``, and ``trips``, the key blocks computed for each row of blocks
-      (those of the longest row of its group, rounded up to whole chunks).
+    The trips are those of the longest row of the group, rounded up to whole chunks.
     """
     dtype = jnp.promote_types(q.dtype, jnp.float32)
     batch, _, heads, _ = q.shape
-    query_blocks = _blocks(q.astype(dtype) * scale, mask.q_block, mask.q_positions)
-    key_blocks = _blocks(k.astype(dtype), mask.kv_block, mask.kv_positions)
-    value_blocks = _blocks(v.astype(dtype), mask.kv_block, mask.kv_positions)
+    query_blocks = _blocks(q.astype(dtype) * scale, mask.q_block)
+    key_blocks = _blocks(k.astype(dtype), mask.kv_block)
+    value_blocks = _blocks(v.astype(dtype), mask.kv_block)
     q_positions, kv_positions = _block_positions(mask)
     q_blocks, kv_blocks = mask.blocks.shape[-2:]
     sizes = tiling(batch * heads * q_blocks, mask.q_block, kv_blocks, mask.kv_block)
@@ -115,10 +99,11 @@ def forward(
             done,
         )
 
+    axes = varying_axes(q)
     results = (
-        _varying(jnp.zeros((rows.order.size, mask.q_block, value_dim), dtype), q),
-        _varying(jnp.full((rows.order.size, mask.q_block), -jnp.inf, dtype), q),
-        _varying(jnp.zeros(rows.order.size, jnp.int32), q),
+        vary(jnp.zeros((rows.order.size, mask.q_block, value_dim), dtype), axes),
+        vary(jnp.full((rows.order.size, mask.q_block), -jnp.inf, dtype), axes),
+        vary(jnp.zeros(rows.order.size, jnp.int32), axes),
     )
     results = lax.fori_loop(0, rows.groups(), process, results)
     out, lse, trips = (take(part, rows.place) for part in results)
@@ -132,67 +117,43 @@ def forward(
 
 
 def backward(
-    q: Float[Array, "batch q_len heads dim"],
-    k: Float[Array, "batch kv_len kv_heads dim"],
-    v: Float[Array, "batch kv_len kv_heads value_dim"],
+    q: Queries,
+    k: Keys,
+    v: Values,
     mask: BlockMask,
-    out: Float[Array, "batch q_len heads value_dim"],
-    lse: Float[Array, "batch q_len heads"],
-    d_out: Float[Array, "batch q_len heads value_dim"],
-    d_lse: Float[Array, "batch q_len heads"],
+    out: Outputs,
+    lse: PerQuery,
+    d_out: Outputs,
+    d_lse: PerQuery,
     *,
     scale: float,
-) -> tuple[
-    Float[Array, "batch q_len heads dim"],
-    Float[Array, "batch kv_len kv_heads dim"],
-    Float[Array, "batch kv_len kv_heads value_dim"],
-]:
-    """Gradients of ``forward``, from cotangents of both ``out`` and ``lse``.
-
-    With probabilities ``P = exp(S - lse)`` and ``dP = d_out V^T``, the scores' cotangent is
-    ``dS = P (dP - sum(d_out * out) + d_lse)``.
-
-    Args:
-      q: queries ``[batch, q_len, heads, dim]``.
-      k: keys ``[batch, kv_len, kv_heads, dim]``.
-      v: values ``[batch, kv_len, kv_heads, value_dim]``.
-      mask: which blocks attend.
-      out: result of ``forward``.
-      lse: result of ``forward``.
-      d_out: cotangent of ``out``.
-      d_lse: cotangent of ``lse``.
-      scale: factor on the scores.
-
-    Returns:
-      ``dq``, ``dk``, ``dv``, each of its input's dtype.
-    """
+) -> tuple[Queries, Keys, Values]:
+    """Implements ``Implementation.backward``."""
     dtype = jnp.promote_types(q.dtype, jnp.float32)
     batch, _, heads, dim = q.shape
     kv_heads, value_dim = k.shape[2], v.shape[-1]
-    # Queries that attend to nothing: their cotangents must not matter, even if not finite, and
-    # lse = +inf gives them probability 0 without a test.
-    empty = lse == -jnp.inf
-    d_out = jnp.where(empty[..., None], 0, d_out.astype(dtype))
-    offset = (d_out * out.astype(dtype)).sum(-1) - jnp.where(empty, 0, d_lse)
-    lse = jnp.where(empty, jnp.inf, lse)
-    query_blocks = _blocks(q.astype(dtype) * scale, mask.q_block, mask.q_positions)
-    d_out_blocks = _blocks(d_out, mask.q_block, None)
-    offset_blocks = _blocks(offset[..., None], mask.q_block, None)[..., 0]
-    lse_blocks = _blocks(lse[..., None], mask.q_block, None)[..., 0]
-    key_blocks = _blocks(k.astype(dtype), mask.kv_block, mask.kv_positions)
-    value_blocks = _blocks(v.astype(dtype), mask.kv_block, mask.kv_positions)
+    d_out = d_out.astype(dtype)
+    delta = (d_out * out.astype(dtype)).sum(-1) - d_lse
+    # lse = +inf gives a query that attends to nothing probability 0 without a test.
+    lse = jnp.where(lse == -jnp.inf, jnp.inf, lse)
+    query_blocks = _blocks(q.astype(dtype) * scale, mask.q_block)
+    d_out_blocks = _blocks(d_out, mask.q_block)
+    delta_blocks = _blocks(delta[..., None], mask.q_block)[..., 0]
+    lse_blocks = _blocks(lse[..., None], mask.q_block)[..., 0]
+    key_blocks = _blocks(k.astype(dtype), mask.kv_block)
+    value_blocks = _blocks(v.astype(dtype), mask.kv_block)
     q_positions, kv_positions = _block_positions(mask)
     q_blocks, kv_blocks = mask.blocks.shape[-2:]
-    sizes = tiling(batch * heads * kv_blocks, mask.kv_block, q_blocks, mask.q_block)
+    lists = _query_lists(mask, kv_heads)
+    columns = lists.indices.shape[-1]
+    sizes = tiling(batch * kv_heads * kv_blocks, mask.kv_block, columns, mask.q_block)
     group = sizes.group
-    rows = sort_rows(mask.q_lists(), batch, heads, heads, group)
+    rows = sort_rows(lists, batch, kv_heads, kv_heads, group)
 
     def process(number: Array, results: tuple) -> tuple:
         dq, dk, dv = results
         members = rows.members(number)
-        head = members.row // kv_blocks
-        kv_row = (head // (heads // kv_heads)) * kv_blocks + members.block
-        keys, values = take(key_blocks, kv_row), take(value_blocks, kv_row)
+        keys, values = take(key_blocks, members.row), take(value_blocks, members.row)
         keys_by_dim = keys.swapaxes(1, 2)
         key_position = take(kv_positions, members.block)
 
@@ -213,7 +174,7 @@ def backward(
                 probs = jnp.exp(scores - take(lse_blocks, column)[:, None])
                 probs = jnp.where(allowed, probs, 0)
                 d_probs = jnp.einsum("gkd,gqd->gkq", values, d_outs).reshape(shape)
-                d_scores = probs * (d_probs - take(offset_blocks, column)[:, None])
+                d_scores = probs * (d_probs - take(delta_blocks, column)[:, None])
                 probs = probs.reshape(group, mask.kv_block, -1)
                 d_scores = d_scores.reshape(group, mask.kv_block, -1)
                 new_dv = jnp.einsum("gkq,gqd->gkd", probs, d_outs)
@@ -235,26 +196,28 @@ def backward(
             lax.dynamic_update_slice_in_dim(dv, dv_rows, number * group, 0),
         )
 
+    axes = varying_axes(q)
     results = (
-        _varying(jnp.zeros((query_blocks.shape[0], dim, mask.q_block), dtype), q),
-        _varying(jnp.zeros((rows.order.size, mask.kv_block, dim), dtype), q),
-        _varying(jnp.zeros((rows.order.size, mask.kv_block, value_dim), dtype), q),
+        vary(jnp.zeros((query_blocks.shape[0], dim, mask.q_block), dtype), axes),
+        vary(jnp.zeros((rows.order.size, mask.kv_block, dim), dtype), axes),
+        vary(jnp.zeros((rows.order.size, mask.kv_block, value_dim), dtype), axes),
     )
     dq, dk, dv = lax.fori_loop(0, rows.groups(), process, results)
     dq = _tokens(dq.swapaxes(1, 2), batch, heads, mask.q_len) * scale
-
-    def over_heads(gradient: Array) -> Array:
-        gradient = _tokens(take(gradient, rows.place), batch, heads, mask.kv_len)
-        gradient = gradient.reshape(*gradient.shape[:2], kv_heads, heads // kv_heads, -1)
-        return gradient.sum(3)
-
-    return dq.astype(q.dtype), over_heads(dk).astype(k.dtype), over_heads(dv).astype(v.dtype)
+    dk, dv = (_tokens(take(x, rows.place), batch, kv_heads, mask.kv_len) for x in (dk, dv))
+    return dq.astype(q.dtype), dk.astype(k.dtype), dv.astype(v.dtype)
 
 
-def _blocks(tokens: Array, block: int, positions: Array | np.ndarray | None) -> Array:
-    """``[batch, seq, heads, dim]`` to ``[batch * heads * blocks, block, dim]``, padding zeroed."""
-    if positions is not None:
-        tokens = jnp.where((jnp.asarray(positions) >= 0)[None, :, None, None], tokens, 0)
+def _query_lists(mask: BlockMask, kv_heads: int) -> BlockLists:
+    """For every block of a key head, the live query blocks of all heads that read it, in a row."""
+    live = mask.live_blocks()
+    batch, heads, q_blocks, kv_blocks = live.shape
+    live = live.reshape(batch, kv_heads, heads // kv_heads * q_blocks, kv_blocks)
+    return compress(live.swapaxes(-1, -2))
+
+
+def _blocks(tokens: Array, block: int) -> Array:
+    """``[batch, seq, heads, dim]`` to ``[batch * heads * blocks, block, dim]``, filled up."""
     tokens = tiles.pad_tokens(tokens, block)
     batch, length, heads, dim = tokens.shape
     tokens = tokens.reshape(batch, length // block, block, heads, dim)
@@ -301,12 +264,3 @@ def _over_blocks(combine: Callable, scores: Array) -> Array:
     Spelled out, it fuses with what made the scores and runs at full vector width.
     """
     return functools.reduce(combine, (scores[:, :, i] for i in range(scores.shape[2])))
-
-
-def _varying(value: Array, like: Array) -> Array:
-    """Marks a loop's initial value as differing between devices wherever ``like`` does.
-
-    Only `shard_map` looks at the mark; a loop's state must carry it from the start.
-    """
-    axes = tuple(jax.typeof(like).mat.varying - jax.typeof(value).mat.varying)
-    return lax.pcast(value, axes, to="varying") if axes else value

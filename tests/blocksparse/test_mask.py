@@ -185,6 +185,8 @@ BLOCKS = np.ones((1, 2, 2), bool)
         ({"blocks": BLOCKS[0]}, ValueError, r"blocks has shape \(2, 2\)"),
         ({"q_len": 9}, ValueError, r"need \[\*batch, heads, 3, 2\]"),
         ({"q_positions": np.zeros(8)}, TypeError, "q_positions must be an integer array"),
+        ({"q_positions": np.full(8, -(2**63))}, ValueError, r"q_positions must lie .* got -922"),
+        ({"kv_positions": np.full(8, 2**31 - 1)}, ValueError, r"kv_positions must lie .* got 2147"),
         ({"kv_positions": np.zeros(7, int)}, ValueError, r"shape \(7,\), expected \(8,\)"),
     ],
 )

@@ -1,23 +1,15 @@
-"""The Hopper kernels: simulated numerics and races, lowering, compilation, and on a device."""
+"""The Hopper kernels: simulated numerics and races, compilation, and on a device."""
 
 import dataclasses
 import importlib.util
 import time
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxlab.blocksparse import BlockMask, mosaic_gpu
-from tests.blocksparse.kernel_cases import (
-    CASES,
-    Case,
-    abstract_call,
-    check,
-    deviations,
-    loops_that_follow_memory,
-)
+from jaxlab.blocksparse import mosaic_gpu
+from tests.blocksparse.kernel_cases import CASES, Case, check, deviations
 from tests.blocksparse.kernel_process import run_apart
 
 SIMULATED = ("permuted", "whole blocks")
@@ -49,37 +41,6 @@ def test_every_case_simulated(name):
     measured = simulate(name)[name]
     check(CASES[name], measured)
     assert measured["races"] is False
-
-
-@pytest.mark.oldest
-@pytest.mark.parametrize(("direction", "kernels"), [("forward", 1), ("backward", 2)])
-@pytest.mark.parametrize("name", ["permuted", "whole blocks"])
-def test_lowers_to_loops_that_follow_the_mask(name, direction, kernels):
-    run, shapes = abstract_call(mosaic_gpu, CASES[name], direction)
-    lowered = jax.jit(run).trace(*shapes).lower(lowering_platforms=("cuda",))
-    loops = loops_that_follow_memory(lowered)
-    assert len(loops) == kernels
-    # The producer's loop, and the consumers' loop over whole and over partial blocks.
-    assert min(loops) >= (3 if name == "permuted" else 2)
-
-
-def test_says_what_it_cannot_run():
-    def reason(dtype=jnp.bfloat16, dim=64, q_block=64):
-        q = jax.ShapeDtypeStruct((1, 128, 1, dim), dtype)
-        return mosaic_gpu.unsupported(
-            q, q, q, BlockMask(np.ones((1, -(-128 // q_block), 2), bool), q_block, 64, 128, 128)
-        )
-
-    assert reason() is None
-    assert "float32" in reason(dtype=jnp.float32)
-    assert "256" in reason(dim=256)
-    assert "q_block" in reason(q_block=32)
-    q = jnp.ones((1, 128, 1, 64), jnp.float32)
-    mask = BlockMask(np.ones((1, 2, 2), bool), 64, 64, 128, 128)
-    with pytest.raises(ValueError, match=r"float32.*implementation='xla'"):
-        mosaic_gpu.forward(q, q, q, mask, scale=1.0)
-    with pytest.raises(ValueError, match=r"float32.*implementation='xla'"):
-        mosaic_gpu.backward(q, q, q, mask, q, q[..., 0], q, q[..., 0], scale=1.0)
 
 
 @pytest.mark.slow

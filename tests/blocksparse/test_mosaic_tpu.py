@@ -1,4 +1,4 @@
-"""The TPU kernels: numerics, trips, races, lowering, and the real TPU compiler."""
+"""The TPU kernels: numerics, trips, races, and the real TPU compiler."""
 
 import dataclasses
 import fcntl
@@ -7,18 +7,11 @@ import pathlib
 import tempfile
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxlab.blocksparse import BlockMask, mosaic_tpu
-from tests.blocksparse.kernel_cases import (
-    CASES,
-    abstract_call,
-    check,
-    deviations,
-    loops_that_follow_memory,
-)
+from jaxlab.blocksparse import mosaic_tpu
+from tests.blocksparse.kernel_cases import CASES, check, deviations
 from tests.blocksparse.kernel_process import run_apart
 
 SIMULATED = ("permuted",)
@@ -63,17 +56,6 @@ def test_simulated_copies_do_not_race(simulated, name):
     assert simulated[name]["races"] is False
 
 
-@pytest.mark.oldest
-@pytest.mark.parametrize(("direction", "kernels"), [("forward", 1), ("backward", 2)])
-@pytest.mark.parametrize("name", ["permuted", "whole blocks"])
-def test_lowers_to_loops_that_follow_the_mask(name, direction, kernels):
-    run, shapes = abstract_call(mosaic_tpu, CASES[name], direction)
-    lowered = jax.jit(run).trace(*shapes).lower(lowering_platforms=("tpu",))
-    loops = loops_that_follow_memory(lowered)
-    assert len(loops) == kernels
-    assert min(loops) >= (2 if name == "permuted" else 1)
-
-
 def test_new_blocks_do_not_recompile():
     case = dataclasses.replace(CASES["whole blocks"], q_len=128, kv_len=128)
     arrays = case.arrays()
@@ -85,25 +67,6 @@ def test_new_blocks_do_not_recompile():
     totals = [int(run(case.mask(density))[2].sum()) for density in (0.0, 1.0)]
     assert totals == [1, 2]
     assert run._cache_size() == 1
-
-
-def test_says_what_it_cannot_run():
-    def reason(dtype=jnp.bfloat16, dim=64, q_block=64):
-        q = jax.ShapeDtypeStruct((1, 128, 1, dim), dtype)
-        return mosaic_tpu.unsupported(
-            q, q, q, BlockMask(np.ones((1, -(-128 // q_block), 2), bool), q_block, 64, 128, 128)
-        )
-
-    assert reason() is None
-    assert "float16" in reason(dtype=jnp.float16)
-    assert "512" in reason(dim=512)
-    assert "q_block" in reason(q_block=24)
-    q = jnp.ones((1, 128, 1, 64), jnp.float16)
-    mask = BlockMask(np.ones((1, 2, 2), bool), 64, 64, 128, 128)
-    with pytest.raises(ValueError, match=r"float16.*implementation='xla'"):
-        mosaic_tpu.forward(q, q, q, mask, scale=1.0)
-    with pytest.raises(ValueError, match=r"float16.*implementation='xla'"):
-        mosaic_tpu.backward(q, q, q, mask, q, q[..., 0], q, q[..., 0], scale=1.0)
 
 
 @pytest.mark.tpu_aot

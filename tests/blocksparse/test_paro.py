@@ -93,6 +93,8 @@ def test_no_array_of_all_token_pairs_is_formed():
         ({"grid": (2, 3, 5)}, r"must be \[batch, 30"),
         ({"k": jnp.zeros((1, 24, 3, 4))}, "heads of k that divide"),
         ({"k": jnp.zeros((2, 24, 2, 4))}, "must match q"),
+        ({"q": jnp.zeros((1, 24, 2, 4)).at[0, 3].set(jnp.nan)}, "q holds NaN or infinity"),
+        ({"k": np.full((1, 24, 2, 4), np.inf, "f4")}, "k holds NaN or infinity"),
         ({"density": 0.0}, r"density must lie in \(0, 1\]"),
         ({"density": 1.01}, r"density must lie in \(0, 1\]"),
         ({"block": 0}, "block must be"),

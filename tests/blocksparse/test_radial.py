@@ -1,5 +1,8 @@
 """Radial masks against loops over tokens; properties; bad input; the size of a real video."""
 
+import inspect
+import math
+
 import numpy as np
 import pytest
 
@@ -76,14 +79,33 @@ def test_a_720p_video_at_full_size():
     [
         ({"grid": (3, 5)}, "grid must be"),
         ({"grid": (3, 0, 5)}, "grid must be"),
-        ({"block": 0}, "block must be a positive"),
-        ({"heads": 0}, "heads must be a positive"),
+        ({"block": 0}, "block must be an integer from 1 on, got 0"),
+        ({"heads": 0}, "heads must be an integer from 1 on"),
         ({"decay": 0.0}, "decay must be positive"),
+        ({"decay": math.inf}, "decay must be positive and finite"),
+        ({"decay": (math.nan, 0.5)}, "decay must be positive and finite"),
         ({"decay": (0.5, 0.5, 0.5)}, "one for each of 2 heads"),
         ({"neighbor_window": 1.5}, "neighbor_window must lie"),
-        ({"text_tokens": -1}, "text_tokens must be 0 or more"),
+        ({"text_tokens": -1}, "text_tokens must be an integer from 0 on, got -1"),
     ],
 )
 def test_bad_input_is_named(change, message):
     with pytest.raises(ValueError, match=message):
-        radial_mask(**({"grid": (3, 5, 7), "heads": 2, "block": 8} | change))
+        inspect.unwrap(radial_mask)(**({"grid": (3, 5, 7), "heads": 2, "block": 8} | change))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"grid": (3, 5.0, 7)}, r"grid must be .* got \(3, 5\.0, 7\); convert each with `int`"),
+        ({"grid": (3, 5, math.inf)}, "grid must be"),
+        ({"grid": 105}, "grid must be"),
+        ({"block": 8.0}, r"block must be an integer, got 8\.0; convert it .* `int\(block\)`"),
+        ({"block": math.nan}, "block must be an integer, got nan"),
+        ({"heads": 2.0}, "heads must be an integer"),
+        ({"text_tokens": math.inf}, "text_tokens must be an integer"),
+    ],
+)
+def test_counts_that_are_no_integers_are_refused(change, message):
+    with pytest.raises(TypeError, match=message):
+        inspect.unwrap(radial_mask)(**({"grid": (3, 5, 7), "heads": 2, "block": 8} | change))

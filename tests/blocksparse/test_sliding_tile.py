@@ -80,9 +80,9 @@ def test_axis_order_walks_the_last_axis_fastest(axes):
         ({"grid": (3, 5, -7)}, "grid must be"),
         ({"tile": (0, 2, 2)}, "tile must be"),
         ({"tile": (2, 2)}, "tile must be"),
-        ({"windows": []}, "windows must hold"),
-        ({"windows": [(1, 2, 0)]}, "windows must hold"),
-        ({"windows": [(1, 2)]}, "windows must hold"),
+        ({"windows": []}, "windows must hold one window a head"),
+        ({"windows": [(1, 1, 1), (1, 2, 0)]}, r"windows\[1\] must be"),
+        ({"windows": [(1, 2)]}, r"windows\[0\] must be"),
         ({"order": "frame"}, "order must be"),
         ({"block": 0}, "block must be"),
         ({"text_tokens": -3}, "text_tokens must be"),
@@ -98,3 +98,20 @@ def test_bad_input_is_named(change, message):
 def test_axes_that_are_no_permutation_are_refused():
     with pytest.raises(ValueError, match="permutation"):
         axis_order((2, 3, 4), (0, 0, 1))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"windows": [(1, 2.5, 1)]}, r"windows\[0\] must be .* in tiles"),
+        ({"windows": [(1, float("inf"), 1)]}, r"windows\[0\] must be"),
+        ({"tile": (1, 2.0, 3)}, "sliding_tile_mask: tile must be"),
+        ({"grid": (3, float("nan"), 7)}, "grid must be"),
+        ({"block": 2.5}, "block must be"),
+    ],
+)
+def test_counts_that_are_no_integers_are_refused(change, message):
+    with pytest.raises(TypeError, match=message):
+        inspect.unwrap(sliding_tile_mask)(
+            **({"grid": (3, 5, 7), "tile": (1, 2, 3), "windows": [(1, 1, 1)], "block": 8} | change)
+        )

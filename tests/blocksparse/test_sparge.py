@@ -167,9 +167,11 @@ def test_the_prefix_is_the_smallest_that_reaches_the_mass(mass, threshold):
         ({"k": jnp.zeros((1, 8, 2, 5))}, "same batch and dim"),
         ({"k": jnp.zeros((1, 8, 3, 4))}, "3 heads of k do not divide 4"),
         ({"k": jnp.zeros((1, 0, 2, 4))}, "must not be empty"),
-        ({"q_block": 0}, "q_block must be a positive integer"),
-        ({"kv_block": -2}, "kv_block must be a positive integer"),
+        ({"q_block": 0}, "q_block must be an integer from 1 on"),
+        ({"kv_block": -2}, "kv_block must be an integer from 1 on"),
         ({"top_k": 0.0}, r"top_k must be a fraction in \(0, 1\]"),
+        ({"q": jnp.full((1, 8, 4, 4), jnp.nan)}, "sparge_mask: q holds NaN or infinity"),
+        ({"k": np.full((1, 8, 2, 4), -np.inf)}, r"k holds NaN or infinity.*`jnp\.nan_to_num\(k\)`"),
         ({"cdf_threshold": 1.5}, r"cdf_threshold must lie in \[0, 1\]"),
         ({"similarity_threshold": float("nan")}, "similarity_threshold must lie in"),
         ({"cdf_threshold": np.array([0.5, 0.5])}, "one for each of 4 heads"),
@@ -180,3 +182,15 @@ def test_bad_input_is_named(change, message):
     # unwrapped: else the shape checker of the tests answers before the function
     with pytest.raises(ValueError, match=message):
         inspect.unwrap(sparge_mask)(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"q_block": 2.0}, "q_block must be an integer"),
+        ({"kv_block": float("inf")}, "kv_block must be an integer, got inf"),
+    ],
+)
+def test_counts_that_are_no_integers_are_refused(change, message):
+    with pytest.raises(TypeError, match=message):
+        inspect.unwrap(sparge_mask)(**(dict.fromkeys("qk", jnp.zeros((1, 8, 4, 4))) | change))

@@ -8,7 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxlab.blocksparse import BlockMask, ReorderedMask, svg_head_kinds, svg_mask
+from jaxlab.blocksparse import (
+    BlockMask,
+    ReorderedMask,
+    svg_head_kinds,
+    svg_mask,
+    svg_reordered_mask,
+)
 from tests.oracles import mask_rules
 
 GRIDS = [
@@ -30,7 +36,7 @@ def test_blocks_are_the_ones_of_the_loops(grid, block, width, text):
 @pytest.mark.parametrize(("grid", "block", "width", "text"), GRIDS)
 def test_a_reordered_mask_means_the_rule_itself(grid, block, width, text):
     kinds = ("spatial", "temporal", "temporal")
-    reordered = svg_mask(grid, kinds, block=block, width=width, text_tokens=text, reorder=True)
+    reordered = svg_reordered_mask(grid, kinds, block=block, width=width, text_tokens=text)
     in_order = np.asarray(reordered.mask.to_tokens())
     for head, kind in enumerate(kinds):
         place = np.argsort(reordered.orders[head])
@@ -43,7 +49,7 @@ def test_without_reordering_a_mask_attends_to_no_less():
     grid, kinds = (5, 4, 6), ("temporal", "spatial")
     plain = svg_mask(grid, kinds, block=8, width=0.5, text_tokens=3)
     assert isinstance(plain, BlockMask)
-    reordered = svg_mask(grid, kinds, block=8, width=0.5, text_tokens=3, reorder=True)
+    reordered = svg_reordered_mask(grid, kinds, block=8, width=0.5, text_tokens=3)
     assert isinstance(reordered, ReorderedMask)
     place = np.argsort(reordered.orders[0])
     rule = np.asarray(reordered.mask.to_tokens())[0][place][:, place]
@@ -74,7 +80,7 @@ def test_reorder_attend_restore_is_attention_under_the_rule():
     rng = np.random.default_rng(0)
     q = rng.normal(size=(2, 62, 4, 6)).astype(np.float32)
     k, v = rng.normal(size=(2, 2, 62, 2, 6)).astype(np.float32)
-    reordered = svg_mask(grid, kinds, block=7, width=0.4, text_tokens=2, reorder=True)
+    reordered = svg_reordered_mask(grid, kinds, block=7, width=0.4, text_tokens=2)
     moved = [np.asarray(reordered.reorder(jnp.asarray(x))) for x in (q, k, v)]
     out = attention(*moved, np.asarray(reordered.mask.to_tokens()))
     rule = np.stack([mask_rules.svg_tokens(grid, kind, 7, 0.4, 2) for kind in kinds])
@@ -84,7 +90,7 @@ def test_reorder_attend_restore_is_attention_under_the_rule():
 
 
 def test_reordering_refuses_what_does_not_fit():
-    reordered = svg_mask((2, 3, 4), ("spatial", "temporal"), block=8, reorder=True)
+    reordered = svg_reordered_mask((2, 3, 4), ("spatial", "temporal"), block=8)
     with pytest.raises(ValueError, match="share key head 0"):
         reordered.reorder(jnp.zeros((1, 24, 1, 4)))
     for shape in ((1, 23, 2, 4), (1, 24, 3, 4)):
@@ -93,7 +99,7 @@ def test_reordering_refuses_what_does_not_fit():
 
 
 def test_a_reordered_mask_is_a_pytree():
-    reordered = svg_mask((2, 3, 4), ("spatial", "temporal"), block=8, reorder=True)
+    reordered = svg_reordered_mask((2, 3, 4), ("spatial", "temporal"), block=8)
     x = jnp.asarray(np.random.default_rng(0).normal(size=(1, 24, 2, 3)))
     moved = jax.jit(lambda mask, x: mask.restore(mask.reorder(x)))(reordered, x)
     np.testing.assert_array_equal(moved, x)
@@ -158,7 +164,8 @@ def test_bad_input_is_named(change, message):
         ({"q": jnp.zeros((1, 23, 2, 4))}, r"must be \[batch, 24"),
         ({"v": jnp.zeros((1, 24, 1, 4))}, r"must be \[batch, 24"),
         (dict.fromkeys("kv", jnp.zeros((1, 24, 2, 5))), "must match q"),
-        ({"rows": 0}, "rows must be positive"),
+        ({"rows": 0}, "rows must be an integer from 1 on"),
+        ({"v": jnp.full((1, 24, 2, 4), jnp.inf)}, "v holds NaN or infinity"),
         ({"width": -1.0}, "width must be positive"),
     ],
 )
@@ -168,3 +175,18 @@ def test_bad_profiling_input_is_named(change, message):
     # unwrapped: else the shape checker of the tests answers before the function
     with pytest.raises(ValueError, match=message):
         inspect.unwrap(svg_head_kinds)(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"grid": (3, 5, 7.0)}, "grid must be"),
+        ({"block": float("inf")}, "block must be an integer, got inf"),
+        ({"text_tokens": 1.5}, "text_tokens must be"),
+    ],
+)
+def test_counts_that_are_no_integers_are_refused(change, message):
+    with pytest.raises(TypeError, match=message):
+        inspect.unwrap(svg_mask)(
+            **({"grid": (3, 5, 7), "kinds": ("spatial",), "block": 8} | change)
+        )

@@ -60,6 +60,16 @@ def test_density_grows_with_the_mass_to_keep():
     assert less.density() < more.density()
 
 
+def test_steps_redraw_a_part_of_the_noise():
+    options = {"heads": 3, "grid": (5, 6, 7), "block": 8}
+    first, second, still, fresh = (
+        gaussian_field_mask(jax.random.key(1), **options, **change).blocks
+        for change in ({}, {"step": 1}, {"step": 5, "drift": 0.0}, {"step": 1, "drift": 1.0})
+    )
+    np.testing.assert_array_equal(first, still)
+    assert 0 < (first != second).mean() < (first != fresh).mean()
+
+
 def test_one_block_is_a_mask_too():
     assert gaussian_field_mask(jax.random.key(0), heads=2, grid=(1, 2, 3), block=8).density() == 1
 
@@ -70,6 +80,8 @@ def test_one_block_is_a_mask_too():
         ({"heads": 0}, "heads must be"),
         ({"grid": (1, 2)}, "grid must be"),
         ({"block": 0}, "block must be"),
+        ({"step": -1}, "step=-1"),
+        ({"drift": 1.5}, "drift=1.5"),
         ({"cdf_threshold": 1.1}, r"cdf_threshold must lie in \[0, 1\]"),
     ],
 )

@@ -5,9 +5,11 @@ buffer is ready, multiply with wgmma, and hand it back.
 """
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.experimental import pallas as pl
@@ -15,11 +17,14 @@ from jax.experimental.pallas import mosaic_gpu as plgpu
 from jaxtyping import Array
 
 from jaxlab.blocksparse import tiles
+from jaxlab.blocksparse.varying import vary, varying_axes
 
 ROWS = 64
 """Rows of a wgmma product, hence of a consumer warpgroup."""
 SHARED_MEMORY = 200 * 1024
 """Bytes of shared memory for buffers; a Hopper thread block has 227 KiB."""
+LOG2E = math.log2(math.e)
+"""Exponentials are powers of two here, the device's own."""
 ALONG_ROWS = plgpu.Layout.WGMMA.reduce(1)
 ALONG_COLUMNS = plgpu.Layout.WGMMA.reduce(0)
 
@@ -51,6 +56,16 @@ def plan_team(block: int, resident: int, stage: int) -> Team:
 def whole_teams(array: Array, block: int, axis: int, team: Team) -> Array:
     """Fills an axis in blocks of ``block`` up to whole thread blocks."""
     return tiles.pad_tokens(array, block * team.streams, axis=axis)
+
+
+def row_width(q: Array, v: Array) -> int:
+    """Head size of all matrices: the larger of both, filled up to what a tile holds."""
+    return -(-max(q.shape[-1], v.shape[-1]) // 64) * 64
+
+
+def whole_rows(array: Array, width: int) -> Array:
+    """Fills the head size, the last axis, up to the width."""
+    return jnp.pad(array, ((0, 0), (0, 0), (0, 0), (0, width - array.shape[-1])))
 
 
 def tile(shape: tuple[int, ...], dtype: Any) -> Any:
@@ -163,7 +178,8 @@ def over_work(
     whole, count = work_row[tiles.WHOLE], work_row[tiles.COUNT]
     state = lax.fori_loop(0, whole, functools.partial(step, some=False), state)
     if masked:
-        state = lax.fori_loop(whole, count, functools.partial(step, some=True), state)
+        # From 0: under shard_map a loop may not start at what was loaded from memory.
+        state = lax.fori_loop(0, count - whole, functools.partial(step, some=True), state)
     return state
 
 
@@ -190,7 +206,7 @@ def hopper_call(
     kernel: Callable, grid: tuple[int, ...], team: Team, *, out_type, scratch, interpret
 ) -> Callable:
     """A kernel over the grid (thread blocks' rows, heads, batch)."""
-    return plgpu.kernel(
+    call = plgpu.kernel(
         kernel,
         out_type=out_type,
         scratch_types=scratch,
@@ -201,3 +217,9 @@ def hopper_call(
         compiler_params=plgpu.CompilerParams(approx_math=True),
         interpret=plgpu.InterpretGPUParams() if interpret is True else interpret or None,
     )
+
+    def varying_call(*operands: Array) -> Any:
+        axes = varying_axes(*operands)  # which the kernel's results do not say of themselves
+        return jax.tree.map(lambda result: vary(result, axes), call(*operands))
+
+    return varying_call

@@ -1,0 +1,92 @@
+"""Checks on the host that mask rules share; each names the argument, its value and the remedy."""
+
+import operator
+from collections.abc import Iterable
+from typing import Any
+
+import jax
+import jax.core
+import jax.numpy as jnp
+
+
+def whole_number(rule: str, name: str, value: Any, *, least: int = 1) -> int:
+    """The argument as an int.
+
+    Args:
+      rule: name of the public function, for error messages, here and below.
+      name: name of the argument.
+      value: what was given for it.
+      least: smallest value allowed.
+
+    Returns:
+      The int.
+
+    Raises:
+      TypeError: it is not an integer, a float with an integer's value included.
+      ValueError: it is too small.
+    """
+    number = _index(value)
+    if number is None:
+        raise TypeError(
+            f"{rule}: {name} must be an integer, got {value!r}; convert it first, for example "
+            f"`int({name})`."
+        )
+    if number < least:
+        raise ValueError(f"{rule}: {name} must be an integer from {least} on, got {value!r}.")
+    return number
+
+
+def along_axes(rule: str, name: str, value: Any, unit: str = "tokens") -> tuple[int, int, int]:
+    """An argument ``(frames, height, width)`` as three positive ints.
+
+    Args:
+      rule: as above.
+      name: as above.
+      value: as above.
+      unit: what it counts.
+
+    Returns:
+      The three ints.
+
+    Raises:
+      TypeError: it is not a sequence of integers.
+      ValueError: it does not hold three, or one is not positive.
+    """
+    wanted = f"{rule}: {name} must be (frames, height, width) in {unit}, three positive integers"
+    sizes = list(value) if isinstance(value, Iterable) else [None]
+    numbers = [number for number in map(_index, sizes) if number is not None]
+    if len(numbers) < len(sizes):
+        raise TypeError(f"{wanted}, got {value!r}; convert each with `int`.")
+    if len(numbers) != 3 or min(numbers) < 1:
+        raise ValueError(f"{wanted}, got {value!r}.")
+    return numbers[0], numbers[1], numbers[2]
+
+
+def finite(rule: str, **arrays: Any) -> None:
+    """Refuses arrays that hold NaN or infinity, where they are concrete.
+
+    Args:
+      rule: as above.
+      **arrays: the arguments by name; a traced one is left unchecked.
+
+    Raises:
+      ValueError: a value is not finite.
+    """
+    for name, array in arrays.items():
+        if not isinstance(array, jax.core.Tracer) and not bool(_all_finite(array)):
+            raise ValueError(
+                f"{rule}: {name} holds NaN or infinity, and no block can be judged by them; mend "
+                f"what made {name}, or put zeros there, for example with `jnp.nan_to_num({name})`."
+            )
+
+
+def _index(value: Any) -> int | None:
+    try:
+        return operator.index(value)
+    except TypeError:
+        return None
+
+
+@jax.jit
+def _all_finite(array: Any) -> Any:
+    return jnp.isfinite(array).all()
