@@ -42,6 +42,24 @@ def test_work_table_counts_every_block_where_it_lives(ulysses, ring):
     assert float(imbalance_ratio(jnp.asarray(work, jnp.int32))) == pytest.approx(ratio, rel=1e-6)
 
 
+def test_padding_heads_and_blocks_hold_no_work():
+    blocks = np.ones((5, 3, 7), bool)
+    plan = Plan.contiguous(heads=5, q_blocks=3, kv_blocks=7, ulysses=2, ring=2)
+    assert (plan.head_perm.size, plan.q_home.size, plan.kv_home.size) == (6, 4, 8)
+    np.testing.assert_array_equal(
+        work_table(blocks, plan), [[[24, 18], [12, 9]], [[16, 12], [8, 6]]]
+    )
+
+
+def test_exchange_counts_the_blocks_between_home_and_plan():
+    home, order = np.array([4, 1, 0, 5, 2, 3]), np.array([[1, 4, 2, 5, 3, 0], [4, 0, 5, 1, 3, 2]])
+    plan = Plan(2, 2, np.arange(2), order, np.tile(home, (2, 1)), q_home=home, kv_home=home)
+    np.testing.assert_array_equal(plan.q_exchange, [[[2, 1], [1, 2]], [[2, 1], [1, 2]]])
+    np.testing.assert_array_equal(plan.kv_exchange, [3 * np.eye(2, dtype=int)] * 2)
+    assert (plan.q_moved, plan.kv_moved) == (pytest.approx(1 / 3), 0)
+    assert Plan.contiguous(heads=2, q_blocks=6, kv_blocks=3, ulysses=1, ring=3).q_moved == 0
+
+
 def test_work_of_a_batch_adds_up():
     rng = np.random.default_rng(0)
     blocks = rng.random((3, 4, 7, 8)) < 0.4
@@ -157,7 +175,10 @@ def test_equal_plans_are_equal():
         ),
         (lambda: head_groups(np.arange(6), 4), "groups=4"),
         (lambda: head_groups(np.array([1, -2]), 2), "negative"),
-        (lambda: Plan.contiguous(heads=3, q_blocks=4, kv_blocks=4, ulysses=2, ring=2), "3 heads"),
+        (
+            lambda: Plan(2, 1, np.arange(3), np.zeros((2, 0), int), np.zeros((2, 0), int)),
+            "3 heads",
+        ),
         (lambda: Plan.contiguous(heads=4, q_blocks=4, kv_blocks=4, ulysses=2, ring=0), "ring=0"),
         (
             lambda: work_table(

@@ -49,3 +49,27 @@ def best_group_load(weights, groups):
         )
 
     return search(list(range(len(weights))))
+
+
+def greedy_shards(weights, home, ring, reward):
+    """The published block rule, one block after the other; idle blocks stay where they can."""
+    size = len(weights) // ring
+    shards = {}
+    for block in sorted(range(len(weights)), key=lambda b: (-weights[b], b)):
+        inside = [[b for b in shards if shards[b] == g] for g in range(ring)]
+        open_shards = [g for g in range(ring) if len(inside[g]) < size]
+        if weights[block] == 0 and home[block] in open_shards:
+            shards[block] = home[block]
+            continue
+        score = {g: sum(weights[b] for b in inside[g]) for g in open_shards}
+        if home[block] in score:
+            score[home[block]] -= reward * weights[block]
+        shards[block] = min(open_shards, key=lambda g: (score[g], g))
+    return [shards[block] for block in range(len(weights))]
+
+
+def equal_splits(blocks, ring):
+    """Every order of blocks that splits them differently over shards of equal size."""
+    home = np.repeat(np.arange(ring), blocks // ring)
+    for shards in sorted(set(itertools.permutations(home))):
+        yield np.argsort(shards, kind="stable")

@@ -1,0 +1,52 @@
+"""Draws and the cooling of simulated annealing, compiled by numba: imported only where it runs.
+
+The generator is written out so that a seed gives the same plan whatever numba's own generator does.
+"""
+
+import typing
+
+import numba
+import numpy as np
+
+HOTTEST, COLDEST = 1e-2, 2e-5
+STAGES = 256
+
+
+@numba.njit(cache=True, inline="always")
+@typing.no_type_check
+def next_draw(state):
+    """A step of xorshift64*: the same numbers on every machine."""
+    x = state[0]
+    x ^= x >> np.uint64(12)
+    x ^= x << np.uint64(25)
+    x ^= x >> np.uint64(27)
+    state[0] = x
+    return (x * np.uint64(2685821657736338717)) >> np.uint64(32)
+
+
+@numba.njit(cache=True, inline="always")
+@typing.no_type_check
+def below(state, bound):
+    """A number in [0, bound)."""
+    return np.int64((next_draw(state) * np.uint64(bound)) >> np.uint64(32))
+
+
+@numba.njit(cache=True)
+@typing.no_type_check
+def seeded(seed):
+    """A generator's state."""
+    state = np.empty(1, np.uint64)
+    state[0] = np.uint64(seed) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(0x123456789ABCDEF1)
+    for _ in range(8):
+        next_draw(state)
+    return state
+
+
+@numba.njit(cache=True)
+@typing.no_type_check
+def patience_table():
+    """Exponential draws by quantile: a swap is taken when it costs less than draw x temperature."""
+    draws = np.empty(1024)
+    for i in range(1024):
+        draws[i] = -np.log((i + 0.5) / 1024)
+    return draws

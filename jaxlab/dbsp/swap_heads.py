@@ -1,0 +1,108 @@
+"""Annealed swaps of two heads, compiled by numba: imported only where it runs."""
+
+import typing
+
+import numba
+import numpy as np
+
+from jaxlab.dbsp.draws import COLDEST, HOTTEST, STAGES, below, next_draw, patience_table, seeded
+
+SPREAD = 1.0
+
+
+@numba.njit(cache=True, inline="always")
+@typing.no_type_check
+def _group_critical(table):
+    ring = table.shape[0]
+    total = 0.0
+    for s in range(ring):
+        top = 0.0
+        for i in range(ring):
+            value = table[i, (i + s) % ring]
+            top = max(top, value)
+        total += top
+    return total
+
+
+@numba.njit(cache=True)
+@typing.no_type_check
+def swap_heads(work, groups, trials, seed):
+    """Anneals which group holds which heads; changes ``groups`` to the best found.
+
+    Energy: the heaviest group's total and the slowest group's critical path, each over its perfect
+    value, plus the spread of the totals. With a ring of 1 the two are the same, and the search ends
+    when the heaviest group can get no lighter.
+    """
+    state = seeded(seed)
+    patience = patience_table()
+    count, room = groups.shape
+    ring = work.shape[1]
+    loads = np.zeros(count)
+    tables = np.zeros((count, ring, ring))
+    critical = np.zeros(count)
+    head_loads = np.zeros(groups.size)
+    for head in range(groups.size):
+        head_loads[head] = work[head].sum()
+    for group in range(count):
+        for head in groups[group]:
+            tables[group] += work[head]
+        loads[group] = tables[group].sum()
+        critical[group] = _group_critical(tables[group])
+    mean = loads.sum() / count
+    perfect = mean / ring
+    floor = np.ceil(mean)
+    one = np.empty((ring, ring))
+    two = np.empty((ring, ring))
+    spread = np.sqrt(((loads - mean) ** 2).sum() / count)
+    value = loads.max() / mean + (critical.max() / perfect if ring > 1 else 0.0)
+    best, best_groups = value, groups.copy()
+    temperature = HOTTEST
+    cooling = (COLDEST / HOTTEST) ** (1.0 / STAGES)
+    stage = max(trials // STAGES, 1)
+    for trial in range(trials):
+        if ring == 1 and loads.max() <= floor:
+            break
+        if trial % stage == stage - 1:
+            temperature *= cooling
+        a = np.argmax(loads) if next_draw(state) & np.uint64(1) else below(state, count)
+        b = below(state, count)
+        if a == b:
+            continue
+        slot_a, slot_b = below(state, room), below(state, room)
+        first, second = groups[a, slot_a], groups[b, slot_b]
+        gain = head_loads[second] - head_loads[first]
+        new_a, new_b = loads[a] + gain, loads[b] - gain
+        top = max(new_a, new_b)
+        square = 0.0
+        for group in range(count):
+            load = new_a if group == a else new_b if group == b else loads[group]
+            top = max(top, load)
+            square += (load - mean) ** 2
+        new_spread = np.sqrt(square / count)
+        new_value = top / mean
+        critical_a, critical_b = new_a, new_b
+        if ring > 1:
+            for i in range(ring):
+                for j in range(ring):
+                    change = work[second, i, j] - work[first, i, j]
+                    one[i, j] = tables[a, i, j] + change
+                    two[i, j] = tables[b, i, j] - change
+            critical_a, critical_b = _group_critical(one), _group_critical(two)
+            slowest = max(critical_a, critical_b)
+            for group in range(count):
+                if group not in (a, b):
+                    slowest = max(slowest, critical[group])
+            new_value += slowest / perfect
+        cost = new_value - value + SPREAD * (new_spread - spread) / mean
+        if cost >= temperature * patience[below(state, 1024)]:
+            continue
+        groups[a, slot_a], groups[b, slot_b] = second, first
+        loads[a], loads[b] = new_a, new_b
+        critical[a], critical[b] = critical_a, critical_b
+        if ring > 1:
+            tables[a], tables[b] = one, two
+        value, spread = new_value, new_spread
+        if value < best - 1e-12:
+            best = value
+            best_groups[:] = groups
+    groups[:] = best_groups
