@@ -1,0 +1,98 @@
+"""Occupancy of a plan, reserved against allocated bytes, efficiency by allocator."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.collections import PolyCollection
+from matplotlib.figure import Figure
+
+from experiments.harness import Result
+from experiments.harness.figures import PALETTE
+
+NAMES = {
+    "caching": "PyTorch caching",
+    "expandable": "expandable segments",
+    "gmlake": "GMLake",
+    "stweaver": "plan and runtime",
+}
+
+
+def draw(result: Result) -> dict[str, Figure]:
+    """Draws the figures of one result.
+
+    Args:
+      result: of ``experiments.stweaver.run``.
+
+    Returns:
+      Figures by name.
+    """
+    return {
+        "occupancy": _occupancy(result.facts["occupancy"]),
+        "reserved": _reserved(result.facts["curves"]),
+        "efficiency": _efficiency(result.facts["efficiency"]),
+    }
+
+
+def _occupancy(facts: dict) -> Figure:
+    columns = ("start", "end", "size", "offset", "phase")
+    start, end, size, offset, phase = (np.array(facts[name]) for name in columns)
+    period = facts["period"]
+    wraps = np.flatnonzero(end > period)
+    rows = np.concatenate([np.arange(start.size), wraps])
+    left = np.concatenate([start, np.zeros(wraps.size)])
+    right = np.concatenate([np.minimum(end, period), end[wraps] - period])
+    low, high = offset[rows] / 2**20, (offset + size)[rows] / 2**20
+    corners = np.stack(
+        [
+            np.stack(corner, -1)
+            for corner in ((left, low), (right, low), (right, high), (left, high))
+        ],
+        1,
+    )
+    figure, axis = plt.subplots(figsize=(6.5, 3.8))
+    colors = np.array(PALETTE)[phase[rows] % len(PALETTE)]
+    axis.add_collection(PolyCollection(list(corners), facecolors=colors, linewidths=0))
+    axis.axhline(facts["bound"] / 2**20, linestyle="--", color="#888888", label="lower bound")
+    axis.set(
+        title=facts["title"],
+        xlabel="time, allocations and frees",
+        ylabel="address, MiB",
+        xlim=(0, period),
+        ylim=(0, 1.08 * facts["height"] / 2**20),
+    )
+    axis.grid(False)
+    axis.legend(loc="upper right")
+    return figure
+
+
+def _reserved(facts: dict) -> Figure:
+    curves = facts["curves"]
+    figure, axes = plt.subplots(
+        1, len(curves), figsize=(2.2 * len(curves), 2.8), sharex=True, sharey=True
+    )
+    for axis, (name, curve) in zip(axes, curves.items(), strict=True):
+        time = np.linspace(0, 1, len(curve["reserved"]))
+        reserved, allocated = (np.array(curve[part]) / 2**30 for part in ("reserved", "allocated"))
+        axis.fill_between(time, allocated, reserved, color=PALETTE[1], alpha=0.5, linewidth=0)
+        axis.plot(time, reserved, color=PALETTE[1], label="reserved")
+        axis.plot(time, allocated, color=PALETTE[0], label="allocated", linewidth=1)
+        axis.set_title(NAMES[name], fontsize=10)
+        axis.set(xlim=(0, 1), ylim=(0, None))
+    axes[0].set_ylabel("GiB")
+    axes[0].legend(loc="lower right", fontsize=9)
+    figure.supxlabel(f"{facts['title']}: share of two iterations", fontsize=10)
+    return figure
+
+
+def _efficiency(rows: list[dict]) -> Figure:
+    figure, axis = plt.subplots(figsize=(6.5, 3.2))
+    place = np.arange(len(rows))
+    width = 0.8 / len(NAMES)
+    for turn, (name, label) in enumerate(NAMES.items()):
+        values = [row["allocators"][name]["efficiency"] for row in rows]
+        axis.bar(place + (turn - 1.5) * width, values, width, label=label, color=PALETTE[turn])
+    labels = [f"{row['model'].split('-')[0]}\n{row['schedule']}" for row in rows]
+    lowest = min(one["efficiency"] for row in rows for one in row["allocators"].values())
+    axis.set_xticks(place, labels)
+    axis.set(ylabel="efficiency", ylim=(max(0, lowest - 0.05), 1.02))
+    figure.legend(loc="outside lower center", ncols=2)
+    return figure

@@ -1,0 +1,420 @@
+"""Planned memory of training: how much online allocators waste, how tight plans are, at what cost.
+
+Training jobs become traces of memory requests by their shapes alone. What do PyTorch's allocators
+and GMLake reserve for them, and what does a plan with its runtime? How far are plans from the
+bound, on published hard instances too? Then JAX programs: the order of their equations, their
+execution in one arena, and what XLA says of its temporaries.
+
+    python -m experiments run stweaver --preset paper
+
+takes about ten minutes on two cores; the comparison with a peer needs omnimalloc (extra ``bench``).
+"""
+
+import dataclasses
+
+from experiments.harness import Missing, Result, Steps, Value
+from experiments.workloads import (
+    stweaver_packing,
+    stweaver_programs,
+    stweaver_runtime,
+    stweaver_tables,
+    stweaver_training,
+)
+from experiments.workloads.stweaver_claims import CLAIMS as CLAIMS
+from experiments.workloads.stweaver_packing import Published
+from experiments.workloads.stweaver_tables import fallback, mean, ratio
+from experiments.workloads.stweaver_training import BASELINES, Training
+from experiments.workloads.training_steps import MODELS as PROGRAMS
+from jaxlab.stweaver import SCHEDULES, Parallelism
+
+GPT2 = Training("GPT-2-345M", Parallelism(pipeline=4, data=2, microbatch=8, microbatches=8))
+LLAMA = Training("Llama-2-7B", Parallelism(tensor=2, pipeline=2, data=2, microbatches=8))
+QWEN = Training("Qwen1.5-MoE-A2.7B", Parallelism(pipeline=2, data=4, expert=4, microbatches=4))
+
+TABLE_2 = (
+    Published(GPT2, "N", 12_785, 24.36),
+    Published(GPT2, "R", 16_569, 21.93),
+    Published(LLAMA, "N", 66_529, 104.96),
+    Published(LLAMA, "R", 86_721, 136.34),
+    Published(QWEN, "N", 196_759, 374.18),
+    Published(QWEN, "R", 281_669, 145.40),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """What is measured.
+
+    Attributes:
+      dense: jobs without experts; the last one is swept over microbatches and interrupted.
+      mixture: a job with experts.
+      schedules: letters of the schedules of both.
+      seeds: other routings that a plan of seed 0 must serve.
+      microbatches: of the sweep.
+      capacity: bytes of the device on which the largest microbatch is sought.
+      largest: schedules under which it is.
+      limit: largest microbatch tried.
+      published: rows of the paper's table of planning times.
+      minimalloc: names of instances.
+      exact_seconds: limit of our planner for each.
+      peer_seconds: limit of supermalloc for each.
+      known: sizes of the instances of known optimum.
+      known_seconds: limit for each.
+      known_total: seconds after which no further one is begun.
+      rounds: repetitions of the timing of one request.
+      trials: inserted and deleted requests.
+      dynamic: dynamic requests that are replayed.
+      programs: JAX models.
+      batches: their batch sizes.
+      execute: run the programs of the first batch size, equation by equation and in the arena.
+      moves: of the search of an order.
+      plan_seconds: limit for a plan of a JAX program.
+      remat: also with every block recomputed.
+      seed: of everything random.
+    """
+
+    dense: tuple[Training, ...] = (GPT2, LLAMA)
+    mixture: Training = QWEN
+    schedules: tuple[str, ...] = SCHEDULES
+    seeds: int = 10
+    microbatches: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64)
+    capacity: int = 80 << 30
+    largest: tuple[str, ...] = ("N", "R", "VR")
+    limit: int = 1024
+    published: tuple[Published, ...] = TABLE_2
+    minimalloc: tuple[str, ...] = tuple("ABCDEFGHIJK")
+    exact_seconds: float = 10.0
+    peer_seconds: float = 20.0
+    known: tuple[int, ...] = (500, 800, 1200, 2000)
+    known_seconds: float = 60.0
+    known_total: float = 100.0
+    rounds: int = 9
+    trials: int = 20
+    dynamic: int = 1_000_000
+    programs: tuple[str, ...] = PROGRAMS
+    batches: tuple[int, ...] = (4, 16)
+    execute: bool = True
+    moves: int = 20_000
+    plan_seconds: float = 5.0
+    remat: bool = True
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("seeds", "rounds", "trials", "dynamic", "moves", "limit", "capacity"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least 1.")
+        for name in ("dense", "schedules", "microbatches", "largest", "programs", "batches"):
+            if not getattr(self, name):
+                raise ValueError(f"{name} is empty: name at least one.")
+        if not {"N", "R"} <= set(self.schedules):
+            raise ValueError(f"schedules={self.schedules} must hold both 'N' and 'R'.")
+        unknown = set(self.programs) - set(PROGRAMS)
+        if unknown:
+            raise ValueError(f"programs: {sorted(unknown)} are unknown; choose from {PROGRAMS}.")
+
+
+def _small(training: Training) -> Training:
+    return dataclasses.replace(training, layers=4)
+
+
+PRESETS = {
+    "smoke": Config(
+        dense=(_small(LLAMA),),
+        mixture=_small(QWEN),
+        schedules=("N", "R"),
+        seeds=2,
+        microbatches=(1, 4),
+        largest=("R",),
+        limit=8,
+        published=(),
+        minimalloc=("A",),
+        peer_seconds=1.0,
+        known=(20,),
+        known_seconds=1.0,
+        known_total=1.0,
+        rounds=3,
+        trials=4,
+        dynamic=5_000,
+        programs=("mixture",),
+        batches=(2,),
+        execute=False,
+        moves=2_000,
+        plan_seconds=1.0,
+        remat=False,
+    ),
+    "paper": Config(),
+}
+
+ASSUMPTIONS = (
+    "Traces come from shapes and a model of Megatron-LM (docs/sources/stweaver.md, schedules), not "
+    "from recorded runs. They hold no communication buffers, library workspaces, evaluation or "
+    "logging; real programs are less regular, so online allocators fare better here than measured.",
+    "Eight ranks: GPT-2 with 4 stages and 2 replicas, Llama-2 with 2 tensor ranks, 2 stages and 2 "
+    "replicas, Qwen-MoE with 2 stages and 4 replicas that share the experts. The paper does not "
+    "say how its ranks were split. The first stage is traced.",
+    "Two iterations are replayed, the first with its initialization; the plan is of the same two. "
+    "Efficiency is peak allocated over peak reserved bytes, each at its own time; the fallback "
+    "and the slots count as reserved.",
+    "The allocators are simulators without a device limit, GMLake at its default threshold of "
+    "512 MiB. The plan is the paper's planner in our reading, not the portfolio.",
+    "Routing of tokens is seeded and its skew is a guess made before any replay.",
+    "Plan times: one steady iteration of at least as many requests as the paper's, dynamic ones "
+    "planned like static ones, by adding microbatches; another machine than the paper's. The "
+    "planner runs in a process of its own, its kernels compiled before.",
+    "The price of a request compares two simulators of ours in compiled code, not an allocator in "
+    "a training process.",
+    "MiniMalloc's instances are asked for their capacity; where their load is lower, the lowest "
+    "height is sought afterward with the same limit. supermalloc minimizes with its own limit and "
+    "all threads. Kernels are compiled before.",
+    "Parameters and optimizer state of the JAX steps are donated; a loop moves as one.",
+)
+
+
+def run(config: Config, steps: Steps = Steps()) -> Result:
+    """Measures every claim.
+
+    Args:
+      config: what to measure.
+      steps: progress and resumption.
+
+    Returns:
+      The result.
+    """
+    training, packing = stweaver_training, stweaver_packing
+    runtime, programs = stweaver_runtime, stweaver_programs
+    last = config.dense[-1]
+    dense = [
+        steps.do(f"{job.model} under {letters}", training.efficiency, job, letters)
+        for job in config.dense
+        for letters in config.schedules
+    ]
+    mixture = [
+        steps.do(
+            f"routings of {config.mixture.model} under {letters}",
+            training.other_seeds,
+            config.mixture,
+            letters,
+            config.seeds,
+        )
+        for letters in config.schedules
+    ]
+    sweep = [
+        (size, steps.do(f"microbatch {size}", training.efficiency, last, "R", microbatch=size))
+        for size in config.microbatches
+    ]
+    largest = [
+        {
+            "case": f"{job.model}, {letters}",
+            **steps.do(
+                f"largest microbatch of {job.model} under {letters}",
+                training.largest,
+                job,
+                letters,
+                config.capacity,
+                config.limit,
+            ),
+        }
+        for job in config.dense
+        for letters in config.largest
+    ]
+    times = [
+        {
+            "paper": row.seconds,
+            **steps.do(
+                f"plan {row.requests} requests",
+                packing.in_fresh_process,
+                row.training,
+                row.schedule,
+                row.requests,
+            ),
+        }
+        for row in config.published
+    ]
+    hard = [
+        steps.do(f"MiniMalloc {name}", packing.minimalloc, name, config.exact_seconds, config.seed)
+        for name in config.minimalloc
+    ]
+    peer = {
+        name: steps.do(f"supermalloc {name}", packing.supermalloc, name, config.peer_seconds)
+        for name in config.minimalloc
+        if packing.peer_here()
+    }
+    known = steps.do(
+        "known optima",
+        packing.known_optima,
+        config.known,
+        config.known_seconds,
+        config.known_total,
+        config.seed,
+    )
+    price = steps.do("price of a request", runtime.price, last, "R", config.rounds)
+    surprises = steps.do("surprises", runtime.surprises, last, "R", config.trials, config.seed)
+    dynamic = steps.do(
+        "dynamic requests", runtime.dynamic_overlaps, config.mixture, "R", config.dynamic
+    )
+    orders = [
+        steps.do(
+            f"order of {model}, batch {batch}",
+            programs.order,
+            model,
+            batch,
+            config.moves,
+            config.execute and batch == config.batches[0],
+            config.seed,
+        )
+        for model in config.programs
+        for batch in config.batches
+    ]
+    kinds = [(model, remat) for model in config.programs for remat in (False, True)]
+    kinds = [kind for kind in kinds if config.remat or not kind[1]]
+    batch = config.batches[0]
+    jaxprs = [
+        steps.do(
+            f"jaxpr of {model}{' with remat' if remat else ''}",
+            programs.jaxpr_plan,
+            model,
+            batch,
+            remat,
+            config.plan_seconds,
+            config.seed,
+        )
+        for model, remat in kinds
+    ]
+    compiled = [
+        steps.do(
+            f"temporaries of {model}{' with remat' if remat else ''}",
+            programs.xla_temporaries,
+            model,
+            batch,
+            remat,
+        )
+        for model, remat in kinds
+    ]
+    small = dataclasses.replace(config.dense[0], layers=4)
+    return Result(
+        {
+            **_training_values(dense, mixture, sweep, largest),
+            **_packing_values(times, hard, peer, known),
+            "runtime-price": Value(price["runtime_ns"] / price["caching_ns"], "timed"),
+            "resynchronizes": Value(min(row["resynchronized"] for row in surprises)),
+            "dynamic-never-overlaps": Value(
+                not dynamic["collision"] and dynamic["dynamic"] >= config.dynamic
+            ),
+            **_program_values(orders, jaxprs, compiled),
+        },
+        (
+            *stweaver_tables.training_tables(dense, mixture, sweep, largest),
+            *stweaver_tables.packing_tables(times, hard, peer),
+            *stweaver_tables.program_tables(orders, jaxprs, compiled),
+            stweaver_tables.surprise_table(surprises),
+            stweaver_tables.shortfalls(dense, mixture, times, hard, peer, known, jaxprs, compiled),
+        ),
+        notes=_notes(known, price, dynamic),
+        facts={
+            "efficiency": dense,
+            "curves": steps.do("curves", training.curves, last, "R"),
+            "occupancy": steps.do("occupancy", training.occupancy, small, "R"),
+            "known": known,
+            "price": price,
+            "dynamic": dynamic,
+        },
+    )
+
+
+def _training_values(dense: list, mixture: list, sweep: list, largest: list) -> dict:
+    caching = {
+        (row["model"], row["schedule"]): row["allocators"]["caching"]["efficiency"] for row in dense
+    }
+    models = {model for model, _ in caching}
+    runs = [one for row in mixture for one in row["runs"]]
+    lost = {
+        name: sum(one[name]["reserved"] - one[name]["allocated"] for one in runs)
+        for name in ("caching", "static", "stweaver")
+    }
+    spread = [row["allocators"]["stweaver"]["efficiency"] for _, row in sweep]
+    more = [row["stweaver"] - max(row[name] for name in BASELINES) for row in largest]
+    reuse = {row["schedule"]: fallback(row["runs"]) for row in mixture}
+    return {
+        "online-fragments": Value(
+            min(value for (_, letters), value in caching.items() if letters in ("R", "VR"))
+        ),
+        "recompute-fragments-more": Value(
+            min(caching[model, "N"] - caching[model, "R"] for model in models)
+        ),
+        "dense-efficiency": Value(
+            min(row["allocators"]["stweaver"]["efficiency"] for row in dense)
+        ),
+        **{
+            f"dense-reduction-{name}": Value(mean([row["reduction"][name] for row in dense]))
+            for name in BASELINES
+        },
+        "moe-fragmentation": Value(mean([1 - one["stweaver"]["efficiency"] for one in runs])),
+        "moe-reuse-recompute": Value(reuse["R"]),
+        "moe-reuse-none": Value(reuse["N"]),
+        "static-share": Value(
+            ratio(lost["caching"] - lost["static"], lost["caching"] - lost["stweaver"])
+        ),
+        "microbatch-spread": Value(max(spread) - min(spread)),
+        "larger-microbatch-never-less": Value(min(more)),
+        "larger-microbatch": Value(max(more)),
+    }
+
+
+def _packing_values(times: list, hard: list, peer: dict, known: list) -> dict:
+    values: dict[str, Value | Missing] = {}
+    if times:
+        most = max(times, key=lambda row: row["requests"])
+        values = {
+            "plan-time": Value(max(row["seconds"] / row["paper"] for row in times), "timed"),
+            "scale-seconds": Value(most["seconds"], "timed"),
+            "scale-gap": Value(most["gap"]),
+            "scale-memory": Value(most["peak"] / 2**30, "timed"),
+        }
+    lower = [row["name"] for row in hard if row["height"] < peer.get(row["name"], 0)]
+    return values | {
+        "minimalloc-solved": Value(sum(row["solved"] for row in hard), "timed"),
+        "minimalloc-slowest": Value(max(row["seconds"] for row in hard), "timed"),
+        "minimalloc-total": Value(sum(row["seconds"] for row in hard), "timed"),
+        "minimalloc-peer": Value(len(lower), "timed")
+        if peer
+        else Missing("needs omnimalloc (extra bench)"),
+        "known-optimum": Value(mean([row["solved"] for row in known]), "timed"),
+    }
+
+
+def _program_values(orders: list, jaxprs: list, compiled: list) -> dict:
+    identical = {row["model"]: row["identical"] for row in orders if "identical" in row}
+    roomy = [row["saving"] for row in orders if row["room"] >= 0.15]
+    return {
+        "order-never-worse": Value(
+            max(row["ours"] / row["program"] for row in orders), "deterministic", tolerance=0.05
+        ),
+        "order-saves": Value(min(roomy), "deterministic", tolerance=0.05)
+        if roomy
+        else Missing("no program here has an order that could save 15 %"),
+        "order-identical": Value(identical)
+        if identical
+        else Missing("no program was executed; see Config.execute"),
+        "jax-plans": Value(
+            min(row["bound"] / row["height"] for row in jaxprs), "deterministic", tolerance=0.01
+        ),
+        "xla-temporaries": Value(
+            {
+                f"{row['model']}{' remat' if row['remat'] else ''}": not row["error"]
+                and row["stated"] == row["rebuilt"]
+                for row in compiled
+            }
+        ),
+    }
+
+
+def _notes(known: list, price: dict, dynamic: dict) -> tuple[str, ...]:
+    return (
+        f"{len(known)} instances of known optimum were sampled within the time for them, "
+        f"{sum(row['solved'] for row in known)} of them solved.",
+        f"A planned request costs {price['runtime_ns']:.0f} ns, one of the caching simulator "
+        f"{price['caching_ns']:.0f} ns; preparing a replay included.",
+        f"{dynamic['dynamic']} dynamic requests: {dynamic['counters']['reused']} in idle ranges, "
+        f"{dynamic['counters']['fallback']} requests of all kinds in the fallback."
+        + (f" {dynamic['collision']}" if dynamic["collision"] else ""),
+    )

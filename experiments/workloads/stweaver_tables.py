@@ -1,0 +1,215 @@
+"""Tables of what the planner's experiment measured, and the averages that they share."""
+
+import math
+
+import numpy as np
+
+from experiments.harness import Table
+from experiments.workloads.stweaver_training import BASELINES
+
+
+def training_tables(dense: list, mixture: list, sweep: list, largest: list) -> tuple[Table, ...]:
+    """Efficiency by job, by routing, by microbatch, and the largest microbatch."""
+    names = (*BASELINES, "stweaver")
+    kinds = (*BASELINES, "static", "stweaver")
+    return (
+        Table(
+            "Efficiency of dense jobs, and reserved GiB",
+            ("model", "schedule", "requests", *names, *(f"{name}, GiB" for name in names), "gap"),
+            tuple(
+                (
+                    row["model"],
+                    row["schedule"],
+                    row["requests"],
+                    *(row["allocators"][name]["efficiency"] for name in names),
+                    *(row["allocators"][name]["reserved"] / 2**30 for name in names),
+                    row["gap"],
+                )
+                for row in dense
+            ),
+            caption="gap: height of the plan over its lower bound, less one.",
+        ),
+        Table(
+            "Mixture of experts, planned on one routing, mean over others",
+            ("schedule", "requests", "dynamic", *(f"F {kind}" for kind in kinds), "fallback"),
+            tuple(
+                (
+                    row["schedule"],
+                    row["requests"],
+                    row["dynamic"],
+                    *(mean([1 - one[kind]["efficiency"] for one in row["runs"]]) for kind in kinds),
+                    fallback(row["runs"]),
+                )
+                for row in mixture
+            ),
+            caption="F: fragmentation ratio. static: without reuse of idle ranges. fallback: its "
+            "reserved bytes with reuse over without.",
+        ),
+        Table(
+            "Efficiency by microbatch, recompute",
+            ("microbatch", *names),
+            tuple(
+                (size, *(row["allocators"][name]["efficiency"] for name in names))
+                for size, row in sweep
+            ),
+        ),
+        Table(
+            "Largest microbatch that fits",
+            ("job", *names),
+            tuple((row["case"], *(row[name] for name in names)) for row in largest),
+        ),
+    )
+
+
+def packing_tables(times: list, hard: list, peer: dict) -> tuple[Table, ...]:
+    """Planning times, and MiniMalloc's instances."""
+    columns = ("model", "schedule", "requests", "sizes", "phases", "wraps", "seconds", "paper")
+    return (
+        Table(
+            "Planning one iteration, in one process each",
+            (*columns, "gap", "peak GiB"),
+            tuple(
+                (*(row[name] for name in columns), row["gap"], row["peak"] / 2**30) for row in times
+            ),
+            caption="paper: its seconds, for its number of requests (Table 2).",
+        ),
+        Table(
+            "MiniMalloc's challenging instances",
+            ("instance", "buffers", "load", "proved", "height", "solved", "seconds", "supermalloc"),
+            tuple(
+                (
+                    *(row[name] for name in ("name", "buffers", "load", "bound", "height")),
+                    row["solved"],
+                    row["seconds"],
+                    peer.get(row["name"]),
+                )
+                for row in hard
+            ),
+            caption="proved: no plan is lower. seconds: until within the capacity of 1,048,576.",
+        ),
+    )
+
+
+def program_tables(orders: list, jaxprs: list, compiled: list) -> tuple[Table, ...]:
+    """Orders, plans and temporaries of JAX programs."""
+    order = ("model", "batch", "program", "ours", "bound", "saving", "room")
+    trace = ("model", "remat", "requests", "height", "bound", "gap")
+    xla = ("model", "remat", "values", "phi", "stated", "rebuilt")
+    return (
+        Table(
+            "Peak of live bytes of a training step, by order of its equations",
+            order,
+            tuple(tuple(row[name] for name in order) for row in orders),
+            caption="bound: no order is lower. room: 1 - bound / program.",
+        ),
+        Table(
+            "Plans of jaxprs", trace, tuple(tuple(row[name] for name in trace) for row in jaxprs)
+        ),
+        Table(
+            "XLA's temporaries", xla, tuple(tuple(row[name] for name in xla) for row in compiled)
+        ),
+    )
+
+
+def surprise_table(rows: list) -> Table:
+    """What one request more or less does to the later ones."""
+    return Table(
+        "After one request more or less: later requests at their planned address",
+        ("change", "trials", "resynchronized, lowest", "counted, mean"),
+        tuple(
+            (
+                change,
+                len(part),
+                min(row["resynchronized"] for row in part),
+                mean([row["counted"] for row in part]),
+            )
+            for change in dict.fromkeys(row["change"] for row in rows)
+            for part in [[row for row in rows if row["change"] == change]]
+        ),
+        caption="counted: a matcher that only counts requests, like the paper's.",
+    )
+
+
+def shortfalls(
+    dense: list,
+    mixture: list,
+    times: list,
+    hard: list,
+    peer: dict,
+    known: list,
+    jaxprs: list,
+    compiled: list,
+) -> Table:
+    """Every plan more than 1 % above its bound, every peer that is lower than we are."""
+    gaps = [(f"{row['model']}, {row['schedule']}", row["gap"]) for row in (*dense, *times)]
+    gaps += [(f"MiniMalloc {row['name']}", row["height"] / row["bound"] - 1) for row in hard]
+    gaps += [(f"known optimum, {row['requests']} requests", row["gap"]) for row in known]
+    gaps += [(f"jaxpr of {row['model']}", row["gap"]) for row in jaxprs]
+    gaps += [
+        (f"XLA's values of {row['model']}", row["planned"] / row["bound"] - 1)
+        for row in compiled
+        if row.get("bound")
+    ]
+    pairs = [
+        (
+            f"{row['model']}, {row['schedule']}",
+            name,
+            one[name]["reserved"],
+            one["stweaver"]["reserved"],
+        )
+        for row in dense
+        for one in [row["allocators"]]
+        for name in BASELINES
+    ]
+    pairs += [
+        (f"mixture, {row['schedule']}, seed {seed}", name, *_reserved(one, name))
+        for row in mixture
+        for seed, one in enumerate(row["runs"], 1)
+        for name in BASELINES
+    ]
+    pairs += [
+        (f"MiniMalloc {row['name']}", "supermalloc", peer[row["name"]], row["height"])
+        for row in hard
+        if row["name"] in peer
+    ]
+    pairs += [
+        (f"temporaries of {row['model']}", "XLA", row["stated"], row["planned"])
+        for row in compiled
+        if "planned" in row
+    ]
+    return Table(
+        "Where a plan is more than 1 % above its bound, or a peer is lower",
+        ("case", "peer", "excess"),
+        (
+            *((case, None, gap) for case, gap in gaps if gap > 0.01),
+            *(
+                (case, name, ours / theirs - 1)
+                for case, name, theirs, ours in pairs
+                if theirs < ours
+            ),
+        ),
+        caption="excess: of our bytes over the bound, or over the peer's.",
+    )
+
+
+def _reserved(one: dict, peer: str) -> tuple[int, int]:
+    return one[peer]["reserved"], one["stweaver"]["reserved"]
+
+
+def _fragmented(runs: list, kind: str) -> float:
+    return mean([1 - one[kind]["efficiency"] for one in runs])
+
+
+def fallback(runs: list) -> float:
+    """Reserved bytes of the fallback with reuse over without."""
+    return ratio(*(sum(one[f"fallback_{kind}"] for one in runs) for kind in ("reuse", "static")))
+
+
+def ratio(part: float, whole: float) -> float:
+    """``part / whole``; not a number without a whole."""
+    return part / whole if whole else math.nan
+
+
+def mean(values: list) -> float:
+    """Mean; not a number of nothing."""
+    return float(np.mean(values)) if values else math.nan

@@ -1,0 +1,163 @@
+"""Traces as CSV files: our own columns, and MiniMalloc's."""
+
+import csv
+import os
+import pathlib
+import tempfile
+
+import numpy as np
+
+from jaxlab.stweaver.trace import Trace
+
+_MAX_BYTES = 1 << 30
+_COLUMNS = (
+    "id",
+    "size",
+    "start",
+    "end",
+    "phase_start",
+    "phase_end",
+    "iteration",
+    "layer_start",
+    "layer_end",
+    "dynamic",
+    "stream",
+)
+_NAMED = {
+    "phase_start": "phases",
+    "phase_end": "phases",
+    "layer_start": "layers",
+    "layer_end": "layers",
+}
+_PERIOD = "# period "
+
+
+def read_csv(path: str | os.PathLike[str]) -> Trace:
+    """Reads a trace from a CSV file with a header line.
+
+    Args:
+      path: the file. Columns ``size``, ``start`` and ``end`` are needed; ``id``, ``phase_start``,
+        ``phase_end``, ``layer_start``, ``layer_end`` (names, empty if unknown), ``iteration``,
+        ``stream`` and ``dynamic`` (0 or 1) may be there. A first line ``# period T`` makes the
+        trace periodic.
+
+    Returns:
+      The trace.
+
+    Raises:
+      ValueError: the file is too large or malformed; names the line.
+    """
+    header, rows, period = _read(path)
+    unknown = set(header) - set(_COLUMNS)
+    missing = {"size", "start", "end"} - set(header)
+    if unknown or missing or len(set(header)) < len(header):
+        raise ValueError(
+            f"{path}: columns {header}; needs size, start and end, may have {_COLUMNS[0]} and "
+            f"{', '.join(_COLUMNS[4:])}, each once."
+        )
+    texts = dict(zip(header, zip(*rows, strict=True) if rows else [()] * len(header), strict=True))
+    columns: dict[str, object] = {}
+    for field in ("phases", "layers"):
+        cells = [texts[name] for name in texts if _NAMED.get(name) == field]
+        names = list(
+            dict.fromkeys(cell for row in zip(*cells, strict=True) for cell in row if cell)
+        )
+        code = {name: position for position, name in enumerate(names)} | {"": -1}
+        columns[field] = tuple(names)
+        for name in texts:
+            if _NAMED.get(name) == field:
+                columns[name] = np.array([code[cell] for cell in texts[name]], np.int64)
+    for name in texts:
+        if name == "id":
+            columns[name] = np.array(texts[name], np.str_)
+        elif name not in _NAMED:
+            columns[name] = _integers(path, name, texts[name])
+    if "dynamic" in columns:
+        columns["dynamic"] = np.asarray(columns["dynamic"]) != 0
+    return Trace.of(**columns, period=period)  # pyright: ignore[reportArgumentType]
+
+
+def write_csv(path: str | os.PathLike[str], trace: Trace) -> None:
+    """Writes a trace so that ``read_csv`` gives it back.
+
+    Args:
+      path: the file; it appears complete or not at all.
+      trace: the trace. Names of phases or layers that no request uses are not kept.
+    """
+    columns = []
+    for name in _COLUMNS:
+        values = getattr(trace, name)
+        if name in _NAMED:
+            names = np.array([*getattr(trace, _NAMED[name]), ""], dtype=np.str_)
+            values = names[values]
+        elif name == "dynamic":
+            values = values.astype(np.int64)
+        columns.append(values.tolist())
+    target = pathlib.Path(path)
+    with tempfile.NamedTemporaryFile(
+        "w", dir=target.parent, prefix=target.name, delete=False, encoding="utf-8", newline=""
+    ) as file:
+        if trace.period is not None:
+            file.write(f"{_PERIOD}{trace.period}\n")
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(_COLUMNS)
+        writer.writerows(zip(*columns, strict=True))
+    os.replace(file.name, target)
+
+
+def read_minimalloc(path: str | os.PathLike[str]) -> Trace:
+    """Reads an instance of MiniMalloc: columns ``id``, ``lower``, ``upper`` (half-open), ``size``.
+
+    Args:
+      path: the CSV file; an ``offset`` column of a solution is ignored.
+
+    Returns:
+      The trace.
+
+    Raises:
+      ValueError: the file is too large or malformed, or has columns with another meaning
+        (``alignment``, ``gaps``, ``hint``); names them.
+
+    Source: github google/minimalloc, README.
+    """
+    header, rows, period = _read(path)
+    if set(header) - {"offset"} != {"id", "lower", "upper", "size"} or period is not None:
+        raise ValueError(f"{path}: columns {header}, expected id, lower, upper, size (, offset).")
+    texts = dict(zip(header, zip(*rows, strict=True) if rows else [()] * len(header), strict=True))
+    return Trace.of(
+        size=_integers(path, "size", texts["size"]),
+        start=_integers(path, "lower", texts["lower"]),
+        end=_integers(path, "upper", texts["upper"]),
+        id=np.array(texts["id"], np.str_),
+    )
+
+
+def _read(path: str | os.PathLike[str]) -> tuple[list[str], list[list[str]], int | None]:
+    if os.path.getsize(path) > _MAX_BYTES:
+        raise ValueError(f"{path}: larger than {_MAX_BYTES} bytes; split the trace.")
+    period = None
+    with open(path, encoding="utf-8", newline="") as file:
+        reader = csv.reader(file)
+        header = next(reader, [])
+        if len(header) == 1 and header[0].startswith(_PERIOD):
+            period = int(_integers(path, "period", (header[0].removeprefix(_PERIOD),))[0])
+            header = next(reader, [])
+        rows = [row for row in reader if row]
+    for number, row in enumerate(rows):
+        if len(row) != len(header):
+            raise ValueError(
+                f"{path}: row {number} has {len(row)} cells, the header {len(header)}."
+            )
+    return [name.strip() for name in header], rows, period
+
+
+def _integers(path: object, name: str, cells: tuple[str, ...]) -> np.ndarray:
+    values = np.empty(len(cells), np.int64)
+    for row, cell in enumerate(cells):
+        try:
+            values[row] = int(cell)
+        except (ValueError, OverflowError):
+            raise ValueError(
+                f"{path}: {name} of row {row} is {cell[:40]!r}, not an int64."
+            ) from None
+    return values

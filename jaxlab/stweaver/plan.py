@@ -1,0 +1,148 @@
+"""Where every request of a trace lies: the offsets that the planners make and the runtime uses."""
+
+import csv
+import dataclasses
+import hashlib
+import io
+import json
+import os
+import pathlib
+import tempfile
+import typing
+
+import numpy as np
+from jaxtyping import Int64
+
+from jaxlab.stweaver.check import check
+from jaxlab.stweaver.trace import Trace
+
+_FORMAT = "jaxlab.stweaver plan 1"
+_COLUMNS = ["id", "size", "start", "end", "offset"]
+_MAX_HEADER = 4096
+
+
+@typing.no_type_check
+@dataclasses.dataclass(frozen=True, eq=False)
+class Plan:
+    """One address for every request, and how far from the best possible the whole is.
+
+    Attributes:
+      offsets: int64 ``[requests]``, bytes, in the order of the trace's rows.
+      height: bytes from address 0 to the highest end of a request.
+      lower_bound: bytes that no plan can undercut: the trace's lower bound or a capacity that the
+        planner proved too small.
+      planner: the planner that made it.
+      seconds: the time it took.
+    """
+
+    offsets: Int64[np.ndarray, " requests"]
+    height: int
+    lower_bound: int
+    planner: str
+    seconds: float
+
+    @property
+    def gap(self) -> float:
+        """``height / lower_bound - 1``; 0 for a plan of nothing."""
+        return self.height / self.lower_bound - 1 if self.lower_bound else 0.0
+
+    @property
+    def proven_optimal(self) -> bool:
+        """Whether the height equals the proven lower bound."""
+        return self.height == self.lower_bound
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Plan):
+            return NotImplemented
+        return np.array_equal(self.offsets, other.offsets) and all(
+            getattr(self, field.name) == getattr(other, field.name)
+            for field in dataclasses.fields(self)
+            if field.name != "offsets"
+        )
+
+    def save(self, path: str | os.PathLike[str], trace: Trace) -> None:
+        """Writes the plan as a CSV file: a header line, then one request a row.
+
+        Args:
+          path: the file; it appears complete or not at all.
+          trace: the trace of the plan.
+
+        Raises:
+          ValueError: the plan does not fit the trace.
+        """
+        check(trace, self)
+        body = io.StringIO()
+        writer = csv.writer(body, lineterminator="\n")
+        writer.writerow(_COLUMNS)
+        columns = (trace.id, trace.size, trace.start, trace.end, self.offsets)
+        writer.writerows(zip(*(column.tolist() for column in columns), strict=True))
+        text = body.getvalue()
+        header = {
+            "format": _FORMAT,
+            "period": trace.period,
+            "height": self.height,
+            "lower_bound": self.lower_bound,
+            "planner": self.planner,
+            "seconds": self.seconds,
+        }
+        digest = _digest(header, text)
+        target = pathlib.Path(path)
+        with tempfile.NamedTemporaryFile(
+            "w", dir=target.parent, prefix=target.name, delete=False, encoding="utf-8", newline=""
+        ) as file:
+            file.write("# " + json.dumps({**header, "sha256": digest}) + "\n" + text)
+        os.replace(file.name, target)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], trace: Trace) -> "Plan":
+        """Reads a plan and makes sure that it is one of this trace.
+
+        Args:
+          path: a file written by ``save``.
+          trace: the trace of the plan.
+
+        Returns:
+          The plan.
+
+        Raises:
+          ValueError: the file is of another format or version, was changed, or belongs to another
+            trace.
+        """
+        limit = _MAX_HEADER + 256 * (len(trace) + 1) + int(trace.id.itemsize) * len(trace)
+        if os.path.getsize(path) > limit:
+            raise ValueError(f"{path}: larger than any plan of {len(trace)} requests; wrong file?")
+        with open(path, encoding="utf-8", newline="") as file:
+            first, text = file.readline(_MAX_HEADER), file.read()
+        try:
+            header = json.loads(first.removeprefix("# "))
+            digest = header.pop("sha256")
+            version = header["format"]
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise ValueError(f"{path}: not a plan; save one with Plan.save.") from None
+        if version != _FORMAT:
+            raise ValueError(f"{path}: format {version!r}, expected {_FORMAT!r}; plan again.")
+        if digest != _digest(header, text):
+            raise ValueError(f"{path}: changed or truncated since it was saved; plan again.")
+        rows = list(csv.reader(io.StringIO(text)))
+        expected = zip(
+            *(c.tolist() for c in (trace.id, trace.size, trace.start, trace.end)), strict=True
+        )
+        if (
+            rows[:1] != [_COLUMNS]
+            or header["period"] != trace.period
+            or len(rows) != len(trace) + 1
+        ):
+            raise ValueError(f"{path}: made for another trace (period or number of requests).")
+        for row, request in zip(rows[1:], expected, strict=True):
+            if row[:4] != [str(value) for value in request]:
+                raise ValueError(f"{path}: made for another trace: {row[:4]} is not {request}.")
+        plan = cls(
+            np.array([int(row[4]) for row in rows[1:]], np.int64),
+            *(header[name] for name in ("height", "lower_bound", "planner", "seconds")),
+        )
+        check(trace, plan)
+        return plan
+
+
+def _digest(header: dict[str, object], text: str) -> str:
+    return hashlib.sha256((json.dumps(header, sort_keys=True) + text).encode()).hexdigest()

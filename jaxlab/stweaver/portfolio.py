@@ -1,0 +1,86 @@
+"""Which planners run for how long, and the lowest of their plans."""
+
+import time
+
+import numpy as np
+from jaxtyping import Int64
+
+from jaxlab.stweaver.exact import exact, suits
+from jaxlab.stweaver.greedy import greedy
+from jaxlab.stweaver.improve import improve
+from jaxlab.stweaver.lifetimes import Lifetimes
+from jaxlab.stweaver.official import official
+from jaxlab.stweaver.orders import ORDERS
+from jaxlab.stweaver.stweaver import stweaver
+from jaxlab.stweaver.trace import Trace
+
+_CLIMB = 0.1  # share of the portfolio's time before the exact planner takes over
+
+
+def offsets_and_bound(
+    trace: Trace,
+    lives: Lifetimes,
+    planner: str,
+    *,
+    lower: int,
+    capacity: int | None,
+    deadline: float,
+    seed: int,
+) -> tuple[Int64[np.ndarray, " live"], int]:
+    """Runs one of the planners of ``plan``.
+
+    Args:
+      trace: the requests with their phases.
+      lives: the same, as lifetimes.
+      planner: a name that ``plan`` knows.
+      lower: a height that no plan undercuts.
+      capacity: a height that is low enough, or None.
+      deadline: value of ``time.perf_counter()`` at which a search stops.
+      seed: of the random choices.
+
+    Returns:
+      int64 ``[live]``, bytes; and the lower bound, raised if a capacity was refuted.
+
+    Raises:
+      ValueError: the trace is too large for "exact", or periodic for "stweaver_official".
+    """
+    goal = lower if capacity is None else max(lower, capacity)
+    if planner == "exact" and not suits(lives):
+        raise ValueError(
+            f"plan: {len(trace)} requests are too many for planner='exact'; use 'portfolio'."
+        )
+    if planner == "stweaver":
+        offsets = stweaver(trace, lives)
+    elif planner == "stweaver_official":
+        offsets = official(lives)
+    elif planner.startswith("greedy:"):
+        offsets = greedy(lives, planner.removeprefix("greedy:"))
+    else:
+        use_exact = planner == "exact" or (planner == "portfolio" and suits(lives))
+        offsets = _quick(trace, lives, planner, goal, deadline)
+        if planner in ("search", "portfolio"):
+            share = _CLIMB if use_exact else 1.0
+            until = time.perf_counter() + share * max(deadline - time.perf_counter(), 0.0)
+            offsets = improve(lives, offsets, goal=goal, deadline=until, seed=seed)
+        if use_exact:
+            offsets, lower = exact(
+                lives, lower=lower, offsets=offsets, capacity=capacity, deadline=deadline, seed=seed
+            )
+    return offsets, lower
+
+
+def _quick(
+    trace: Trace, lives: Lifetimes, planner: str, goal: int, deadline: float
+) -> Int64[np.ndarray, " live"]:
+    """The lowest of the plans that take no search: the paper's first, then the greedy ones."""
+    best = stweaver(trace, lives) if planner == "portfolio" else greedy(lives, ORDERS[0])
+    for order in ORDERS if planner == "portfolio" else ORDERS[1:]:
+        limited = planner != "greedy" and time.perf_counter() > deadline
+        if _height(lives, best) <= goal or limited:
+            break
+        best = min(best, greedy(lives, order), key=lambda offsets: _height(lives, offsets))
+    return best
+
+
+def _height(lives: Lifetimes, offsets: Int64[np.ndarray, " live"]) -> int:
+    return int((offsets + lives.size).max(initial=0))
