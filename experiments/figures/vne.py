@@ -1,0 +1,142 @@
+"""Light cone, entropy and its spectrum, gap against U, quenches, brackets, environment."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.figure import Figure
+
+from experiments.harness import Result
+
+
+def draw(result: Result) -> dict[str, Figure]:
+    """Draws the figures of one result.
+
+    Args:
+      result: of ``experiments.vne.run``.
+
+    Returns:
+      Figures by name.
+    """
+    facts = result.facts
+    figures = {
+        "cone": _cone(facts["cone"]),
+        "spectrum": _spectrum(facts["cone"]),
+        "series": _series(facts["series"]),
+        "environment": _environment(facts["environment"]),
+    }
+    if "design" in facts:
+        figures["design"] = _design(facts["design"])
+    if "sweep" in facts:
+        figures["gap"] = _gap(facts["sweep"])
+        figures["quenches"] = _quenches(facts["quenches"])
+    return figures
+
+
+def _cone(cone: dict) -> Figure:
+    figure, axis = plt.subplots()
+    density, times = np.array(cone["density"]), np.array(cone["times"])
+    half = density.shape[1] // 2
+    picture = axis.imshow(
+        density,
+        origin="lower",
+        aspect="auto",
+        cmap="viridis",
+        vmin=0,
+        vmax=1,
+        extent=(-half, half, times[0], times[-1]),
+    )
+    for sign in (-1, 1):
+        axis.plot(sign * 2 * times, times, color="white", linestyle="--", linewidth=1)
+    axis.set(xlabel="site from the contact", ylabel="time, 1/J", xlim=(-half, half))
+    axis.grid(False)
+    figure.colorbar(picture, label="occupation")
+    return figure
+
+
+def _spectrum(cone: dict) -> Figure:
+    figure, (upper, lower) = plt.subplots(2, 1, sharex=True, figsize=(6, 5))
+    times, z = np.array(cone["times"]), np.clip(np.array(cone["occupations"]), 1e-15, 1 - 1e-15)
+    upper.semilogx(times, cone["entropy"])
+    upper.set_ylabel("entropy, nats")
+    lower.semilogx(times, np.log((1 - z) / z), color="#555555", linewidth=0.7)
+    lower.set(xlabel="time, 1/J", ylabel="entanglement energies", ylim=(-12, 12))
+    return figure
+
+
+def _series(series: dict) -> Figure:
+    figure, axis = plt.subplots()
+    axis.plot(np.arange(1, 7) * 2, np.clip(series["naive"], 0, 4), "o-", label="naive series")
+    orders = [int(k) + 1 for k in series["song"]]
+    axis.plot(orders, list(series["song"].values()), "s-", label="rearranged")
+    axis.axhline(series["extrapolated"], linestyle=":", color="#888888", label="extrapolated")
+    axis.axhline(series["entropy"], color="#000000", linewidth=1, label="exact")
+    axis.set(xlabel="highest cumulant", ylabel="entropy, nats", ylim=(1.5, 3))
+    axis.legend()
+    return figure
+
+
+def _environment(rows: list[dict]) -> Figure:
+    figure, axis = plt.subplots()
+    at = [row["coupling"] for row in rows]
+    axis.plot(at, [2 * row["entropy"] for row in rows], "k-", label="2 S(A)")
+    axis.plot(at, [row["shared"] for row in rows], "o-", label="I(A:B)")
+    axis.plot(at, [row["lost"] for row in rows], "s-", label="I(A:E)")
+    axis.set(xlabel="coupling to the environment", ylabel="nats", ylim=(0, None))
+    axis.legend()
+    return figure
+
+
+def _design(design: dict) -> Figure:
+    figure, (upper, lower) = plt.subplots(2, 1, sharex=True, figsize=(6, 5))
+    upper.plot(design["times"], design["target"], "k-", label="wanted")
+    upper.plot(design["times"], design["found"], "o", label="found")
+    upper.set_ylabel("entropy, nats")
+    upper.legend()
+    at = [0, *design["times"]]
+    lower.plot(at, np.abs(design["hidden"]), "k-", label="made the curve")
+    lower.plot(at, np.abs(design["drive"]), "o", label="found")
+    lower.set(xlabel="time, 1/J", ylabel="|J'(t)|")
+    lower.legend()
+    return figure
+
+
+def _gap(sweep: dict) -> Figure:
+    figure, axis = plt.subplots()
+    for kind, marker in (("contact", "o"), ("all", "s")):
+        times = list(dict.fromkeys(row["time"] for row in sweep[kind]))
+        for shade, time in enumerate(times):
+            rows = [row for row in sweep[kind] if row["time"] == time]
+            axis.loglog(
+                [row["strength"] for row in rows],
+                [row["gap"] for row in rows],
+                marker=marker,
+                alpha=0.3 + 0.7 * (shade + 1) / len(times),
+                color="C0" if kind == "contact" else "C1",
+                label=f"{kind} bonds, t = {time:g}" if time == times[-1] else None,
+            )
+    axis.set(xlabel="interaction U", ylabel="S_G - S, nats")
+    axis.legend()
+    return figure
+
+
+def _quenches(rows: list[dict]) -> Figure:
+    strengths = list(dict.fromkeys(row["strength"] for row in rows))
+    figure, axes = plt.subplots(2, len(strengths), squeeze=False, sharex=True, figsize=(7, 5))
+    for column, strength in zip(axes.T, strengths, strict=True):
+        for quench, color in (("off", "C0"), ("none", "C1"), ("on", "C2")):
+            chosen = [r for r in rows if (r["strength"], r["quench"]) == (strength, quench)]
+            times = [row["time"] for row in chosen]
+            column[0].plot(times, [r["gap"] for r in chosen], "o-", color=color, label=quench)
+            column[1].fill_between(
+                times,
+                [r["low"] for r in chosen],
+                [r["high"] for r in chosen],
+                color=color,
+                alpha=0.2,
+            )
+            column[1].plot(times, [r["exact"] for r in chosen], color=color)
+        column[0].set_title(f"V = {strength:g} in the leads")
+        column[1].set_xlabel("time, 1/J")
+    axes[0, 0].set_ylabel("S_G - S, nats")
+    axes[1, 0].set_ylabel("S and its bracket, nats")
+    axes[0, 0].legend()
+    return figure

@@ -1,0 +1,345 @@
+"""Transport entropy from two-point functions: exact when free, certified when interacting.
+
+Tests the abstract's claims (arXiv 2508.02378; its figures were not read): entropy from charge
+statistics with several subsystems, what interactions on the contact and in the leads change,
+quenching the leads' couplings, and mutual information as a witness of an environment.
+
+    python -m experiments run vne --preset paper
+
+takes about half an hour on two cores and needs the extra ``transport``.
+"""
+
+import dataclasses
+import importlib.util
+
+import numpy as np
+
+from experiments.harness import Missing, Result, Steps, Table, Value
+from experiments.workloads import transport_exact, transport_free, transport_speed
+from experiments.workloads.transport_claims import ASSUMPTIONS, CLAIMS
+from experiments.workloads.transport_speed import Sizes
+
+__all__ = ["ASSUMPTIONS", "CLAIMS", "PRESETS", "Config", "run"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """What is measured.
+
+    Attributes:
+      terminals: leads of the stars whose charge is counted.
+      block: sites of the block of the infinite chain.
+      wall: sites of each half of the domain wall.
+      contacts: tunneling amplitudes of it.
+      window: times between which it grows steadily.
+      openings: lead lengths of the opened contact.
+      star: lead length of the star, and the time at which it is read.
+      environments: couplings to the environment.
+      inferred: couplings to find from A and B alone.
+      shots: for the inference.
+      level: lead length of the resonant level, and its temperature.
+      exact_lead: sites of each lead of the interacting contact.
+      sweep: interaction strengths; the exponent uses those up to 0.2.
+      quenched: interaction strengths in the leads, quenched off, on or left.
+      quench_times: of the interacting contact, before reflections return.
+      brackets: random instances of the certificate.
+      counted: shots of each estimator.
+      repeats: repetitions of the counting.
+      design: lead length, pieces of the drive and steps of the optimizer; None to leave it out.
+      noisy: noise paths and their intervals.
+      speed: sizes, or None to leave timings out.
+      seed: of everything random.
+    """
+
+    terminals: tuple[int, ...] = (2, 3, 4)
+    block: int = 100
+    wall: int = 400
+    contacts: tuple[float, ...] = (0.8, 0.5, 0.25)
+    window: tuple[float, float] = (120.0, 160.0)
+    openings: tuple[int, ...] = (200, 400, 800)
+    star: tuple[int, float] = (60, 20.0)
+    environments: tuple[float, ...] = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)
+    inferred: tuple[float, ...] = (0.1, 0.3, 0.5)
+    shots: int = 200_000
+    level: tuple[int, float] = (150, 1.0)
+    exact_lead: int = 6
+    sweep: tuple[float, ...] = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
+    quenched: tuple[float, ...] = (0.5, 1.0)
+    quench_times: tuple[float, ...] = (0.5, 1.0, 2.0, 3.0, 4.0)
+    brackets: int = 1200
+    counted: tuple[int, ...] = (100, 1000, 10_000)
+    repeats: int = 1000
+    design: tuple[int, int, int] | None = (6, 8, 400)
+    noisy: tuple[int, int] = (60, 12)
+    speed: Sizes | None = dataclasses.field(default_factory=Sizes)
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not any(u <= 0.2 for u in self.sweep[1:]) or sorted(self.sweep) != list(self.sweep):
+            raise ValueError(f"sweep={self.sweep} must ascend, with two strengths up to 0.2.")
+        if self.window[1] > 0.9 * self.wall:
+            raise ValueError(f"window={self.window}: reflections return after {0.9 * self.wall}.")
+
+
+PRESETS = {
+    "smoke": Config(
+        terminals=(3,),
+        wall=40,
+        contacts=(0.5,),
+        window=(12.0, 16.0),
+        openings=(80,),
+        star=(15, 5.0),
+        environments=(0.0, 0.2, 0.4),
+        inferred=(),
+        level=(20, 1.0),
+        exact_lead=3,
+        sweep=(0.1, 0.2),
+        quenched=(1.0,),
+        quench_times=(0.5, 1.0),
+        brackets=0,
+        counted=(1000,),
+        repeats=30,
+        design=None,
+        noisy=(4, 4),
+        speed=None,
+    ),
+    "paper": Config(),
+}
+
+
+def run(config: Config, steps: Steps = Steps()) -> Result:
+    """Measures every claim.
+
+    Args:
+      config: what to measure.
+      steps: progress and resumption.
+
+    Returns:
+      The result.
+    """
+    found = {
+        "estimators": steps.do("estimators", transport_free.estimators, config.terminals),
+        "series": steps.do("cumulant series", transport_free.cumulant_series, config.block),
+        "rates": steps.do(
+            "rates", transport_free.contact_rates, config.wall, config.contacts, config.window
+        ),
+        "cone": steps.do("light cone", transport_free.light_cone, min(config.wall, 60), 0.5, 30),
+        "opening": steps.do("opening", transport_free.opening_law, config.openings),
+        "environment": steps.do(
+            "environment",
+            transport_free.environment,
+            config.star[0],
+            config.environments,
+            config.star[1],
+        ),
+        "inferred": steps.do(
+            "inference",
+            transport_free.inferred_couplings,
+            config.star[0],
+            config.inferred,
+            config.star[1],
+            config.shots,
+            config.seed,
+        ),
+        "level": steps.do(
+            "resonant level",
+            transport_free.current_and_information,
+            config.level[0],
+            tuple(np.linspace(0.1, 1.5, 8).tolist()),
+            config.level[1],
+        ),
+        "shots": steps.do(
+            "finite shots", transport_free.finite_shots, config.counted, config.repeats, config.seed
+        ),
+    }
+    if config.design is not None:
+        found["design"] = steps.do("inverse design", transport_free.inverse_design, *config.design)
+    values = {**_free_values(found), **_exact_values(config, steps, found)}
+    values.update(_speed_values(config.speed, steps, found))
+    return Result(values, _tables(found), facts=found)
+
+
+def _free_values(found: dict) -> dict[str, Value | Missing]:
+    series, rates = found["series"], found["rates"]
+    rows = found["environment"]
+    fractions = [row["fraction"] for row in rows]
+    covered = [row["coverage"] for row in found["shots"]["rows"] if row["estimator"] == "modes"]
+    errors = [row["error"] for row in found["inferred"]]
+    return {
+        "charge-statistics": Value(
+            max(row["error"] for row in found["estimators"]), "deterministic", tolerance=1e-9
+        ),
+        "song-series": Value(
+            abs(series["extrapolated"] / series["entropy"] - 1), "deterministic", tolerance=1e-6
+        ),
+        "contact-rates": Value(
+            max(abs(row["entropy"] / row["exact entropy"] - 1) for row in rates),
+            "deterministic",
+            tolerance=1e-6,
+        ),
+        "opening-slope": Value(found["opening"]["limit"], "deterministic", tolerance=1e-6),
+        "environment-witness": Value(bool(np.all(np.diff(fractions) < 0)), "exact"),
+        "environment-sum": Value(
+            max(row["residual"] for row in rows), "deterministic", tolerance=1e-10
+        ),
+        "environment-coupling": Value(max(errors), "deterministic", tolerance=2e-3)
+        if errors
+        else Missing("no coupling was asked for"),
+        "current-information": Value(found["level"]["r_squared"], "deterministic", tolerance=1e-6),
+        "shot-coverage": Value(covered, "deterministic", tolerance=0.02),
+        "inverse-design": Value(found["design"]["error"], "deterministic", tolerance=5e-3)
+        if "design" in found
+        else Missing("the design was left out"),
+    }
+
+
+def _exact_values(config: Config, steps: Steps, found: dict) -> dict[str, Value | Missing]:
+    names = [claim.id for claim in CLAIMS if claim.id.startswith(("boundary", "bulk", "bracket"))]
+    names.append("noisy-bracket")
+    if importlib.util.find_spec("netket") is None:
+        return dict.fromkeys(names, Missing("needs NetKet: install the extra transport"))
+    lead, times = config.exact_lead, config.quench_times
+    found["sweep"] = steps.do(
+        "interaction sweep", transport_exact.interaction_sweep, lead, config.sweep, times
+    )
+    found["quenches"] = steps.do(
+        "quenches of the leads", transport_exact.quenches, lead, config.quenched, times
+    )
+    found["noise"] = steps.do(
+        "noisy contact", transport_exact.noisy_contact, *config.noisy, config.seed
+    )
+    found["brackets"] = steps.do(
+        "random brackets", transport_exact.random_brackets, config.brackets, config.seed
+    )
+    weak = [row for row in found["sweep"]["contact"] if row["strength"] <= 0.2]
+    noise = found["noise"][0]
+    return {
+        "boundary-exponent": Value(exponents(weak), "deterministic", tolerance=1e-3),
+        "boundary-gap": Value(
+            max(row["gap"] / row["exact"] for row in weak), "deterministic", tolerance=1e-6
+        ),
+        "bulk-quench": Value(quench_helps(found["quenches"]), "exact"),
+        "noisy-bracket": Value(
+            bool(noise["low"] - 1e-9 <= noise["exact"] <= noise["high"] + 1e-9), "exact"
+        ),
+        **_bracket_values(found["brackets"]),
+    }
+
+
+def exponents(rows: list[dict]) -> dict[str, float]:
+    """Power of U with which the gap grows, at each time."""
+    times = dict.fromkeys(row["time"] for row in rows)
+    return {
+        f"t={time:g}": float(
+            np.polyfit(
+                *np.log([(r["strength"], r["gap"]) for r in rows if r["time"] == time]).T, 1
+            )[0]
+        )
+        for time in times
+    }
+
+
+def quench_helps(rows: list[dict]) -> bool:
+    """Whether the gap after ``off`` always falls, and lies below ``none`` at every time."""
+    helps = True
+    for strength in dict.fromkeys(row["strength"] for row in rows):
+        off, none = (
+            np.array([r["gap"] for r in rows if (r["strength"], r["quench"]) == (strength, kind)])
+            for kind in ("off", "none")
+        )
+        helps &= bool((np.diff(off) < 0).all() and (off < none).all())
+    return helps
+
+
+def tightening(rows: list[dict]) -> dict[str, float | int]:
+    """Mean widths of the plain and of the tightened bracket, and what is saved."""
+    plain = np.array([row["gaussian"] - max(0, row["gaussian"] - row["surplus"]) for row in rows])
+    tight = np.array([row["high"] - row["low"] for row in rows])
+    if not plain.size:
+        return {"count": 0, "plain": 0.0, "tight": 0.0, "saved": 0.0}
+    return {
+        "count": len(rows),
+        "plain": float(plain.mean()),
+        "tight": float(tight.mean()),
+        "saved": float(1 - tight.mean() / plain.mean()),
+    }
+
+
+def split_brackets(rows: list[dict]) -> dict[str, list[dict]]:
+    """Instances by start, and by whether zero clips the plain lower bound; exact ones left out."""
+    open_rows = [row for row in rows if row["surplus"] > 1e-6]
+    return {
+        f"{start}, {'clipped at zero' if clipped else 'not clipped'}": [
+            row
+            for row in open_rows
+            if row["thermal"] == (start == "thermal")
+            and (row["gaussian"] < row["surplus"]) == clipped
+        ]
+        for start in ("pure", "thermal")
+        for clipped in (False, True)
+    }
+
+
+def _bracket_values(rows: list[dict]) -> dict[str, Value | Missing]:
+    if not rows:
+        return dict.fromkeys(
+            ("bracket-holds", "bracket-pure", "bracket-thermal"),
+            Missing("no instance was asked for"),
+        )
+    broken = sum(not row["low"] - 1e-9 <= row["exact"] <= row["high"] + 1e-9 for row in rows)
+    parts = split_brackets(rows)
+    return {
+        "bracket-holds": Value(broken, "exact"),
+        **{
+            f"bracket-{start}": Value(
+                tightening(parts[f"{start}, not clipped"])["saved"], "deterministic", tolerance=1e-4
+            )
+            for start in ("pure", "thermal")
+        },
+    }
+
+
+def _speed_values(sizes: Sizes | None, steps: Steps, found: dict) -> dict[str, Value | Missing]:
+    programs = steps.do("compilations", transport_speed.compilations, 20, 50)
+    values: dict[str, Value | Missing] = {"one-program": Value(programs["programs"], "exact")}
+    names = ("library-calls", "large-memory", "qutip-ratio")
+    if sizes is None:
+        return values | dict.fromkeys(names, Missing("timings were left out"))
+    found["library"] = steps.do("library calls", transport_speed.beside_library_calls, sizes)
+    found["memory"] = steps.do("memory", transport_speed.memory, sizes)
+    found["batch"] = steps.do("full batch", transport_speed.full_batch, sizes)
+    found["qutip"] = steps.do("QuTiP", transport_speed.beside_qutip, 10, 20)
+    spread = found["library"]["spread"]
+    values["library-calls"] = Value(
+        found["library"]["ratio"], "timed", spread=(min(spread), max(spread))
+    )
+    values["large-memory"] = Value(found["memory"]["temp_bytes"] / 2**30, "deterministic", 0.5)
+    values["qutip-ratio"] = (
+        Value(found["qutip"]["ratio"], "timed") if found["qutip"] else Missing("needs QuTiP")
+    )
+    return values
+
+
+def _tables(found: dict) -> tuple[Table, ...]:
+    tables = [
+        _table("Entropy from the zeros of the charge's polynomial", found["estimators"]),
+        _table("Growth per time of a domain wall, beside Levitov's integrals", found["rates"]),
+        _table("An environment at the dot of a star", found["environment"]),
+        _table("Environment couplings inferred from A and B", found["inferred"]),
+        _table("Counting the twelve-site contact", found["shots"]["rows"]),
+    ]
+    if "sweep" in found:
+        for kind, rows in found["sweep"].items():
+            tables.append(_table(f"Interaction on {kind} bonds, switched on", rows))
+        tables.append(_table("Interaction in the leads, quenched", found["quenches"]))
+        tables.append(_table("Telegraph noise on the contact", found["noise"]))
+    if found.get("brackets"):
+        parts = split_brackets(found["brackets"])
+        rows = [{"instances": name, **tightening(part)} for name, part in parts.items()]
+        tables.append(_table("Certificates of random quenches", rows))
+    return tuple(table for table in tables if table.rows)
+
+
+def _table(title: str, rows: list[dict]) -> Table:
+    columns = tuple(rows[0]) if rows else ("nothing",)
+    return Table(title, columns, tuple(tuple(row[name] for name in columns) for row in rows))

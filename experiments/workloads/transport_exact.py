@@ -1,0 +1,181 @@
+"""Interacting measurements against exact states: gaps, quenches, certificates, classical noise."""
+
+import functools
+import itertools
+
+import jax
+import numpy as np
+
+from experiments.workloads.transport_free import in_double
+from jaxlab.vne import Interacting, certificate, entropy, evolve_noisy, telegraph_noise
+
+
+@functools.cache
+def contact_model(lead: int, kind: str, strength: float) -> Interacting:
+    """Two chains with J' = 0.5; interaction on the ``contact``, ``all`` bonds or in the ``leads``.
+
+    ``closed`` is ``leads`` before the contact opens.
+    """
+    sites = 2 * lead
+    hops, bonds = np.ones(sites - 1), np.full(sites - 1, strength)
+    hops[lead - 1] = 0.0 if kind == "closed" else 0.5
+    if kind == "contact":
+        bonds = np.where(np.arange(sites - 1) == lead - 1, strength, 0.0)
+    elif kind in ("leads", "closed"):
+        bonds[lead - 1] = 0
+    h, interaction = -np.diag(hops, 1), np.diag(bonds, 1)
+    return Interacting(h + h.T, interaction + interaction.T, lead)
+
+
+def _start(lead: int, strength: float) -> np.ndarray:
+    left = np.arange(2 * lead) < lead
+    # Four of six: unequal leads, so that particles flow.
+    charges = (lead - lead // 3, lead // 3)
+    return contact_model(lead, "closed", strength).ground_state(np.stack([left, ~left]), charges)
+
+
+def _gaps(model: Interacting, start: np.ndarray, times: tuple[float, ...]) -> list[dict]:
+    left = np.arange(model.sites) < model.sites // 2
+    rows = []
+    for time, state in zip(times, model.evolve(start, np.array(times)), strict=True):
+        corr = model.correlation(state)
+        exact, gaussian = model.entropy(state, left), float(entropy(corr, left))
+        low, high = map(float, certificate(corr, left))
+        rows.append(
+            {
+                "time": time,
+                "exact": exact,
+                "gaussian": gaussian,
+                "gap": gaussian - exact,
+                "surplus": float(entropy(corr)),
+                "low": low,
+                "high": high,
+            }
+        )
+    return rows
+
+
+@in_double
+def interaction_sweep(lead: int, strengths: tuple[float, ...], times: tuple[float, ...]) -> dict:
+    """Gap S_G - S against U for interactions on the contact and on all bonds."""
+    start = _start(lead, 0.0)
+    return {
+        kind: [
+            {"strength": u, **row}
+            for u in strengths
+            for row in _gaps(contact_model(lead, kind, u), start, times)
+        ]
+        for kind in ("contact", "all")
+    }
+
+
+@in_double
+def quenches(lead: int, strengths: tuple[float, ...], times: tuple[float, ...]) -> list[dict]:
+    """Gap while the couplings in the leads are switched off, on, or left."""
+    rows = []
+    for strength, kind in itertools.product(strengths, ("off", "none", "on")):
+        model = contact_model(lead, "leads", 0.0 if kind == "off" else strength)
+        start = _start(lead, 0.0 if kind == "on" else strength)
+        rows += [
+            {"strength": strength, "quench": kind, **row} for row in _gaps(model, start, times)
+        ]
+    return rows
+
+
+@in_double
+def random_brackets(count: int, seed: int) -> list[dict]:
+    """Certificates of random quenches: random h, U, start (pure or thermal), time and region."""
+    rng = np.random.default_rng(seed)
+    bound = jax.jit(certificate)
+    rows = []
+    for number in range(count):
+        sites, particles = ((6, 3), (5, 2), (6, 2))[number % 3]
+        thermal = bool(rng.random() < 0.5)
+        cut = int(rng.integers(1, sites))
+        h = rng.normal(size=(sites, sites)) + 1j * rng.normal(size=(sites, sites))
+        if rng.random() < 0.5:  # a chain instead of hopping between all sites
+            h = np.triu(np.tril(h, 1), -1)
+        h = (h + h.conj().T) / 2
+        strength = float(rng.choice([0.05, 0.2, 0.5, 1.0, 3.0]))
+        interaction = np.triu(strength * rng.normal(size=(sites, sites)), 1)
+        interaction += interaction.T
+        apart = np.ones((sites, sites))
+        apart[:cut, cut:] = apart[cut:, :cut] = 0
+        before = Interacting(h * apart, interaction * apart * rng.integers(2), particles)
+        after = Interacting(h, interaction * rng.integers(2), particles)
+        state, mixed = _random_start(before, cut, thermal, rng)
+        (state,) = after.evolve(state, rng.uniform(0.2, 4, size=1))
+        region = np.zeros(sites, bool)
+        region[rng.permutation(sites)[: rng.integers(1, sites)]] = True
+        corr = after.correlation(state)
+        low, high = map(float, bound(corr, region, mixed))
+        gaussian, surplus = float(entropy(corr, region)), float(entropy(corr)) - mixed
+        rows.append(
+            {
+                "thermal": thermal,
+                "exact": after.entropy(state, region),
+                "low": low,
+                "high": high,
+                "gaussian": gaussian,
+                "surplus": surplus,
+            }
+        )
+    return rows
+
+
+def _random_start(
+    model: Interacting, cut: int, thermal: bool, rng: np.random.Generator
+) -> tuple[np.ndarray, float]:
+    """A state of uncoupled halves, and its entropy."""
+    if thermal:
+        ensemble = model.thermal_state(float(rng.uniform(0.1, 3)))
+        weights = (np.abs(ensemble) ** 2).sum(1)
+        weights = weights[weights > 0]
+        return ensemble, float(-(weights * np.log(weights)).sum())
+    left = np.arange(model.sites) < cut
+    least = max(0, model.particles - (model.sites - cut))
+    inside = int(rng.integers(least, min(cut, model.particles) + 1))
+    charges = (inside, model.particles - inside)
+    return model.ground_state(np.stack([left, ~left]), charges), 0.0
+
+
+@in_double
+def noisy_contact(paths: int, steps: int, seed: int) -> list[dict]:
+    """Entropy of a state averaged over telegraph noise, exact and bracketed, at the end."""
+    interval, lead = 0.25, 3
+    clean = contact_model(lead, "contact", 0.0)
+    moved = np.zeros((6, 6))
+    moved[2, 3] = moved[3, 2] = 1
+    noise = np.asarray(
+        telegraph_noise(jax.random.key(seed), paths, steps, interval, rate=0.5, amplitude=0.3)
+    )
+    start = _start(lead, 0.0)
+    shaken = {
+        sign: Interacting(clean.h + sign * 0.3 * moved, np.zeros((6, 6)), lead)
+        for sign in (-1.0, 1.0)
+    }
+    members = []
+    for path in noise:
+        state = start
+        for value in path:
+            (state,) = shaken[float(np.sign(value))].evolve(state, np.array([interval]))
+        members.append(state)
+    ensemble = np.array(members) / np.sqrt(paths)
+    left = np.arange(6) < 3
+    corrs, means = evolve_noisy(
+        clean.h,
+        moved,
+        clean.correlation(start),
+        noise,
+        interval,
+        measure=lambda c: entropy(c, left),
+    )
+    return [
+        {
+            "paths": paths,
+            "low": float(means[-1]),
+            "exact": clean.entropy(ensemble, left),
+            "high": float(entropy(corrs[-1], left)),
+            "corr_error": float(np.abs(clean.correlation(ensemble) - np.asarray(corrs[-1])).max()),
+        }
+    ]

@@ -1,0 +1,88 @@
+"""Entropy and mutual information of quantum transport, from two-point functions.
+
+A model gives a single-particle Hamiltonian ``h``; the state is ``C[i, j] = <c_i^dag c_j>``.
+
+1. ``qpc``, ``dot``, ``star``, ...      leads, contacts, dots: ``h``; ``subsystems`` gives masks
+2. ``ground_corr``, ``thermal_corr``    where the leads start; ``block_diag`` puts them together
+3. ``evolve_eig``, ``evolve_driven``    ``C(t)``; ``evolve_noisy`` averages over a classical noise
+4. ``entropy``, ``mutual_information``  of any region, exact for Gaussian states; ``renyi``
+5. ``certificate``                      bounds on the true entropy of any state, from ``C`` alone
+6. ``charge_cumulants``, ``kl_series``  what counting particles would tell; so would
+   ``roots_estimator``                  and ``sample_occupations``, with finite shots
+7. ``Interacting``, ``levitov_rates``   references: exact with interactions, exact for long leads
+
+hbar = k_B = 1, entropies in nats, double precision: call inside ``jax.enable_x64(True)``.
+"""
+
+from jaxlab.vne.batch import map_quenches
+from jaxlab.vne.certificate import certificate
+from jaxlab.vne.counting import charge_cumulants, charge_distribution, generating_function
+from jaxlab.vne.driven import evolve_driven
+from jaxlab.vne.entropy import entanglement_spectrum, entropy, mutual_information, renyi
+from jaxlab.vne.evolution import evolve_eig
+from jaxlab.vne.exact import Interacting
+from jaxlab.vne.landauer import (
+    contact_transmission,
+    dot_green,
+    dot_steady_state,
+    dot_transmission,
+    fermi,
+    lead_surface,
+    levitov_rates,
+)
+from jaxlab.vne.lattice import block_diag, box_disorder, dot, hopping_chain, qpc, star, subsystems
+from jaxlab.vne.noise import evolve_noisy, telegraph_noise, white_noise
+from jaxlab.vne.occupations import occupations
+from jaxlab.vne.sampling import Estimate, entropy_from_modes, jackknife, sample_occupations
+from jaxlab.vne.series import (
+    kl_series,
+    roots_estimator,
+    roots_occupations,
+    song_extrapolated,
+    song_series,
+)
+from jaxlab.vne.states import ground_corr, thermal_corr
+
+__all__ = [
+    "Estimate",
+    "Interacting",
+    "block_diag",
+    "box_disorder",
+    "certificate",
+    "charge_cumulants",
+    "charge_distribution",
+    "contact_transmission",
+    "dot",
+    "dot_green",
+    "dot_steady_state",
+    "dot_transmission",
+    "entanglement_spectrum",
+    "entropy",
+    "entropy_from_modes",
+    "evolve_driven",
+    "evolve_eig",
+    "evolve_noisy",
+    "fermi",
+    "generating_function",
+    "ground_corr",
+    "hopping_chain",
+    "jackknife",
+    "kl_series",
+    "lead_surface",
+    "levitov_rates",
+    "map_quenches",
+    "mutual_information",
+    "occupations",
+    "qpc",
+    "renyi",
+    "roots_estimator",
+    "roots_occupations",
+    "sample_occupations",
+    "song_extrapolated",
+    "song_series",
+    "star",
+    "subsystems",
+    "telegraph_noise",
+    "thermal_corr",
+    "white_noise",
+]

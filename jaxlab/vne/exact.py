@@ -1,0 +1,310 @@
+"""Exact interacting fermions, for what two-point functions cannot tell: up to about 20 sites.
+
+NetKet builds the sparse Hamiltonian; everything else works on the vector of amplitudes, on the
+host. NetKet (extra ``transport``) is imported when the first Hamiltonian is built, without letting
+it switch jax's 64-bit mode.
+"""
+
+import dataclasses
+import itertools
+import math
+import os
+import typing
+import warnings
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Bool, Complex128, Float, Int8, Num
+
+from jaxlab.vne.krylov import evolve_vector
+
+_LARGEST = 3_000_000
+"""States of the largest sector: its vectors and matrix stay below a gigabyte or two."""
+
+State = Complex128[np.ndarray, "*ensemble states"]
+
+
+@typing.no_type_check
+@dataclasses.dataclass(frozen=True, eq=False)
+class Interacting:
+    """Spinless fermions, ``sum h_ij c_i^dag c_j + sum_{i<j} V_ij n_i n_j``, at a fixed number.
+
+    Spin is a second set of sites. States are amplitudes over ``basis``, with operators ordered by
+    site. An ensemble is ``[members, states]``, each row with the root of its weight as its norm.
+    Results are numpy arrays in double precision, in any mode of jax.
+
+    Attributes:
+      h: ``[L, L]`` Hermitian, energy.
+      interaction: ``[L, L]`` symmetric, energy; its diagonal does not count.
+      particles: how many, 0 to ``L``.
+      basis: int8 ``[states, L]``, occupation of every site in every basis state.
+      hamiltonian: scipy sparse matrix ``[states, states]``.
+
+    Raises:
+      ValueError: a shape does not fit, a matrix is not Hermitian, or there are too many states.
+      ImportError: NetKet or scipy is missing; install the extra ``transport``.
+    """
+
+    h: Num[np.ndarray, "sites sites"]
+    interaction: Float[np.ndarray, "sites sites"]
+    particles: int
+    basis: Int8[np.ndarray, "states sites"] = dataclasses.field(init=False, repr=False)
+    hamiltonian: Any = dataclasses.field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        h = np.asarray(self.h, np.complex128)
+        interaction = np.asarray(self.interaction, np.float64)
+        if h.ndim != 2 or h.shape[0] != h.shape[1] or interaction.shape != h.shape:
+            raise ValueError(
+                f"Interacting: h has shape {h.shape} and interaction {interaction.shape}; both "
+                "must be [L, L]."
+            )
+        for name, matrix in (("h", h), ("interaction", interaction)):
+            if not np.allclose(matrix, matrix.conj().T, rtol=0, atol=1e-12):
+                raise ValueError(f"Interacting: {name} is not Hermitian; symmetrize it.")
+        if not 0 <= self.particles <= len(h):
+            raise ValueError(
+                f"Interacting: particles={self.particles} must lie between 0 and {len(h)}."
+            )
+        states = math.comb(len(h), self.particles)
+        if states > _LARGEST:
+            raise ValueError(
+                f"Interacting: {self.particles} particles on {len(h)} sites have {states} states, "
+                f"more than {_LARGEST}; take fewer sites."
+            )
+        basis, hamiltonian = _build(h, interaction, self.particles)
+        for name, value in (
+            ("h", h),
+            ("interaction", interaction),
+            ("basis", basis),
+            ("hamiltonian", hamiltonian),
+        ):
+            object.__setattr__(self, name, value)
+
+    @property
+    def sites(self) -> int:
+        """Number of sites."""
+        return len(self.h)
+
+    def ground_state(
+        self,
+        regions: Bool[np.ndarray, "regions sites"] | None = None,
+        charges: tuple[int, ...] | None = None,
+    ) -> State:
+        """State of lowest energy, with given numbers of particles in uncoupled regions.
+
+        Args:
+          regions: bool ``[R, L]``, regions that the Hamiltonian does not couple; None for none.
+          charges: particles in each region.
+
+        Returns:
+          complex128 ``[states]``, normalized.
+
+        Raises:
+          ValueError: the Hamiltonian couples the regions, no state has these charges, or the
+            lowest level is degenerate.
+        """
+        inside = np.arange(len(self.basis))
+        if regions is not None:
+            counts = self.basis @ np.asarray(regions).T.astype(np.int64)
+            inside = np.flatnonzero((counts == np.asarray(charges)).all(1))
+            if not inside.size:
+                raise ValueError(
+                    f"ground_state: no state of {self.particles} particles has charges={charges}."
+                )
+        rows = self.hamiltonian[inside]
+        block = rows[:, inside]
+        if rows.nnz != block.nnz:
+            raise ValueError("ground_state: the Hamiltonian couples the regions; uncouple them.")
+        state = np.zeros(len(self.basis), np.complex128)
+        state[inside] = _lowest(block)
+        return state
+
+    def thermal_state(self, temperature: float) -> Complex128[np.ndarray, "members states"]:
+        """Canonical ensemble, all eigenstates with their weights; for small sectors.
+
+        Args:
+          temperature: above 0, energy (k_B = 1).
+
+        Returns:
+          complex128 ``[states, states]``; the squared norms of its rows are the weights.
+
+        Raises:
+          ValueError: the temperature is not positive, or the sector has more than 2,000 states.
+        """
+        if not temperature > 0 or len(self.basis) > 2000:
+            raise ValueError(
+                f"thermal_state: temperature={temperature} must be positive, and the sector's "
+                f"{len(self.basis)} states at most 2000."
+            )
+        energies, vectors = np.linalg.eigh(self.hamiltonian.toarray())
+        weights = np.exp((energies[0] - energies) / temperature)
+        return np.sqrt(weights / weights.sum())[:, None] * vectors.T
+
+    def evolve(
+        self, state: State, times: Float[np.ndarray, " times"]
+    ) -> Complex128[np.ndarray, "times *ensemble states"]:
+        """Evolves a state by Krylov steps, to about 1e-12 in norm.
+
+        Args:
+          state: complex128 ``[states]`` or ``[members, states]`` at time 0.
+          times: ``[T]``, in any order, in units of hbar / energy.
+
+        Returns:
+          complex128 ``[T, states]`` or ``[T, members, states]``.
+        """
+        if np.ndim(state) == 2:
+            return np.stack([self.evolve(member, times) for member in state], axis=1)
+        found = np.empty((len(times), len(self.basis)), np.complex128)
+        now, reached = np.asarray(state, np.complex128), 0.0
+        for place in np.argsort(times):
+            now = evolve_vector(self.hamiltonian, now, float(times[place]) - reached)
+            reached = float(times[place])
+            found[place] = now
+        return found
+
+    def correlation(self, state: State) -> Complex128[np.ndarray, "sites sites"]:
+        """Two-point function ``C[i, j] = <c_i^dag c_j>``.
+
+        Args:
+          state: complex128 ``[states]`` or ``[members, states]``.
+
+        Returns:
+          complex128 ``[L, L]``, Hermitian.
+        """
+        state = np.atleast_2d(state)
+        weights = (np.abs(state) ** 2).sum(0)
+        corr = np.diag(weights @ self.basis).astype(np.complex128)
+        bits = 1 << np.arange(self.sites)
+        codes = self.basis @ bits
+        order = np.argsort(codes)
+        before = np.cumsum(self.basis, axis=1, dtype=np.int64)
+        for i, j in itertools.combinations(range(self.sites), 2):
+            hops = np.flatnonzero((self.basis[:, j] == 1) & (self.basis[:, i] == 0))
+            targets = order[np.searchsorted(codes, codes[hops] + bits[i] - bits[j], sorter=order)]
+            signs = 1 - 2 * ((before[hops, j - 1] - before[hops, i]) % 2)
+            corr[i, j] = np.vdot(state[:, targets], signs * state[:, hops])
+            corr[j, i] = corr[i, j].conj()
+        return corr
+
+    def entropy(self, state: State, region: Bool[np.ndarray, " sites"]) -> float:
+        """Von Neumann entropy of the reduced state of a region.
+
+        Args:
+          state: complex128 ``[states]`` or ``[members, states]``.
+          region: bool ``[L]``; sites need not be neighbors, and the signs of exchange are kept.
+
+        Returns:
+          The entropy, in nats.
+
+        Raises:
+          ValueError: the region does not fit.
+        """
+        inside, first, second, signs = self._split(region)
+        signed, total = signs * np.atleast_2d(state), 0.0
+        for charge in np.unique(inside):
+            chosen = inside == charge
+            rows, row = np.unique(first[chosen], return_inverse=True)
+            columns, column = np.unique(second[chosen], return_inverse=True)
+            # Members of an ensemble act as one more part of what is traced out.
+            amplitudes = np.zeros((rows.size, len(signed), columns.size), np.complex128)
+            amplitudes[row, :, column] = signed[:, chosen].T
+            flat = amplitudes.reshape(rows.size, -1)
+            weights = np.linalg.svd(flat, compute_uv=False) ** 2
+            weights = weights[weights > 0]
+            total -= float(weights @ np.log(weights))
+        return max(total, 0.0)
+
+    def charge_distribution(
+        self, state: State, region: Bool[np.ndarray, " sites"]
+    ) -> Float[np.ndarray, " outcomes"]:
+        """Probability of every number of particles in a region.
+
+        Args:
+          state: complex128 ``[states]`` or ``[members, states]``.
+          region: bool ``[L]``.
+
+        Returns:
+          float64 ``[L + 1]``, as `jaxlab.vne.charge_distribution`.
+
+        Raises:
+          ValueError: the region does not fit.
+        """
+        inside, *_ = self._split(region)
+        return np.bincount(inside, (np.abs(np.atleast_2d(state)) ** 2).sum(0), self.sites + 1)
+
+    def _split(self, region: Any) -> tuple[np.ndarray, ...]:
+        """Charge inside, codes inside and outside, and sign of moving the region's modes first."""
+        region = np.asarray(region)
+        if region.dtype != np.bool_ or region.shape != (self.sites,):
+            raise ValueError(
+                f"Interacting: region must be bool [{self.sites}], got {region.dtype} "
+                f"{region.shape}."
+            )
+        bits = 1 << np.arange(self.sites)
+        outside = np.cumsum(self.basis * ~region, axis=1, dtype=np.int64)
+        passed = (outside * (self.basis * region)).sum(1)
+        counts = self.basis @ region.astype(np.int64)
+        return (
+            counts,
+            self.basis @ (bits * region),
+            self.basis @ (bits * ~region),
+            1 - 2 * (passed % 2),
+        )
+
+
+def _lowest(block: Any) -> np.ndarray:
+    """Ground state of a sparse Hermitian matrix, if it is alone."""
+    from scipy.sparse.linalg import eigsh
+
+    if block.shape[0] <= 400:
+        energies, vectors = np.linalg.eigh(block.toarray())
+    else:
+        start = np.random.default_rng(0).normal(size=block.shape[0])
+        energies, vectors = eigsh(block, k=2, which="SA", v0=start)
+        order = np.argsort(energies)
+        energies, vectors = energies[order], vectors[:, order]
+    if energies.size > 1 and energies[1] - energies[0] < 1e-9 * max(1.0, abs(energies[0])):
+        raise ValueError("ground_state: the lowest level is degenerate; fix the charges.")
+    return vectors[:, 0]
+
+
+def _build(h: np.ndarray, interaction: np.ndarray, particles: int) -> tuple[np.ndarray, Any]:
+    """Basis and sparse Hamiltonian of one sector, by NetKet."""
+    sites = len(h)
+    terms: list[tuple[tuple[int, int], ...]] = [
+        ((i, 1), (j, 0)) for i, j in np.argwhere(h != 0).tolist()
+    ]
+    weights = list(h[h != 0])
+    for i, j in np.argwhere(np.triu(interaction, 1) != 0).tolist():
+        terms.append(((i, 1), (i, 0), (j, 1), (j, 0)))
+        weights.append(interaction[i, j])
+    netket = _netket()
+    with jax.enable_x64(True):
+        hilbert = netket.hilbert.SpinOrbitalFermions(sites, n_fermions=particles)
+        basis = np.asarray(hilbert.all_states(), np.int8)
+        if not terms:
+            from scipy.sparse import csr_matrix
+
+            return basis, csr_matrix((len(basis),) * 2, dtype=np.complex128)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # it recommends others, for sampling
+            operator = netket.operator.FermionOperator2ndNumba(hilbert, terms, weights)
+            return basis, operator.to_sparse().tocsr().astype(np.complex128)
+
+
+def _netket() -> Any:
+    """NetKet, imported without its switching 64-bit mode on or setting a mesh for the process."""
+    quiet = ("NETKET_ENABLE_X64", "NETKET_SHARDING")
+    before = {name: os.environ.get(name) for name in quiet}
+    os.environ.update(dict.fromkeys(quiet, "0"))
+    try:
+        import netket
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+    return netket

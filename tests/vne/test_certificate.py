@@ -1,0 +1,132 @@
+"""The bracket holds for every state, and is as tight as promised."""
+
+import dataclasses
+
+import hypothesis
+import hypothesis.strategies as st
+import jax
+import numpy as np
+import pytest
+
+from jaxlab.vne import certificate, entropy
+from tests.oracles import fock
+from tests.vne.cases import hermitian, mixed, projector
+
+SITES = 5
+RUN = jax.jit(certificate, static_argnames="modes")
+
+
+@dataclasses.dataclass(frozen=True)
+class Instance:
+    corr: np.ndarray
+    region: np.ndarray
+    entropy: float
+    start: float
+
+
+def instance(seed: int, thermal: bool) -> Instance:
+    """A random quench of random interacting fermions, and a random region, by brute force."""
+    rng = np.random.default_rng(seed)
+    cut = int(rng.integers(1, SITES))
+    joined = hermitian(rng, SITES) * rng.choice([0.5, 1.5])
+    strength = rng.choice([0.05, 0.3, 1.0, 3.0])
+    interaction = np.triu(strength * rng.normal(size=(SITES, SITES)), 1)
+    apart = np.ones((SITES, SITES))
+    apart[:cut, cut:] = apart[cut:, :cut] = 0
+    before = fock.hamiltonian(joined * apart, interaction * apart * rng.integers(2))
+    after = fock.hamiltonian(joined, interaction * rng.integers(2))
+    if thermal:
+        number = sum(c.conj().T @ c for c in fock.annihilators(SITES))
+        rho = fock.thermal(before, number, beta=rng.uniform(0.2, 4), mu=rng.normal())
+    else:
+        charges = {
+            tuple(range(cut)): int(rng.integers(0, cut + 1)),
+            tuple(range(cut, SITES)): int(rng.integers(0, SITES - cut + 1)),
+        }
+        rho = fock.ground(before, SITES, charges)
+    rho = fock.evolved(rho, after, rng.uniform(0.1, 5))
+    region = np.zeros(SITES, bool)
+    region[rng.permutation(SITES)[: rng.integers(1, SITES)]] = True
+    exact = fock.von_neumann(fock.reduced(rho, SITES, region))
+    return Instance(fock.correlation(rho, SITES), region, exact, fock.von_neumann(rho))
+
+
+def check(instances: list[Instance]) -> tuple[np.ndarray, np.ndarray]:
+    """Widths of the plain and of the tightened bracket, where zero does not clip the former."""
+    widths = []
+    for one in instances:
+        low, high = map(float, RUN(one.corr, one.region, one.start))
+        assert low - 1e-9 <= one.entropy <= high + 1e-9
+        gaussian = float(entropy(one.corr, one.region))
+        surplus = float(entropy(one.corr)) - one.start
+        if 1e-6 < surplus < gaussian:
+            widths.append((surplus, high - low))
+    return np.array(widths).T
+
+
+@pytest.mark.parametrize("thermal", [False, True])
+def test_bracket_holds(thermal):
+    plain, tight = check([instance(seed, thermal) for seed in range(40)])
+    assert np.all(tight <= plain + 1e-9)
+    if not thermal:
+        assert tight.mean() < 0.7 * plain.mean()
+
+
+@pytest.mark.slow
+def test_bracket_holds_a_thousand_times():
+    plain, tight = check([instance(seed, seed % 2 == 0) for seed in range(1000, 2100)])
+    assert tight.mean() < 0.7 * plain.mean()
+
+
+def test_negative_control():
+    """(|0011> + |1100>) / sqrt 2 looks fully mixed in its two-point functions."""
+    state = np.zeros(16)
+    state[[0b0011, 0b1100]] = 1 / np.sqrt(2)
+    rho, region = np.outer(state, state), np.array([True, True, False, False])
+    corr = fock.correlation(rho, 4)
+    np.testing.assert_allclose(corr, np.eye(4) / 2, atol=1e-15)
+    assert fock.von_neumann(fock.reduced(rho, 4, region)) == pytest.approx(np.log(2))
+    low, high = certificate(corr, region)
+    assert float(high) == pytest.approx(2 * np.log(2))
+    assert 0 <= float(low) <= np.log(2) + 1e-12
+
+
+@hypothesis.given(st.integers(0, 2**32 - 1), st.integers(0, 5))
+@hypothesis.settings(max_examples=10)
+def test_gaussian_states_have_no_bracket(seed, particles):
+    rng = np.random.default_rng(seed)
+    region = rng.random(5) < 0.5
+    pure, blurred = projector(rng, 5, particles), mixed(rng, 5)
+    for corr, start in ((pure, 0.0), (blurred, float(entropy(blurred)))):
+        low, high = certificate(corr, region, start)
+        assert float(high) - float(low) == pytest.approx(0, abs=1e-9)
+        assert float(high) == pytest.approx(float(entropy(corr, region)), abs=1e-9)
+
+
+@pytest.mark.parametrize("modes", [0, 1, 7])
+def test_any_number_of_modes_gives_a_bound(modes):
+    one = instance(3, thermal=False)
+    low, high = certificate(one.corr, one.region, modes=modes)
+    assert float(low) <= one.entropy + 1e-9 <= float(high) + 2e-9
+
+
+@pytest.mark.parametrize("region", [np.zeros(SITES, bool), np.ones(SITES, bool)])
+def test_nothing_and_everything_are_known(region):
+    one = instance(8, thermal=True)
+    low, high = certificate(one.corr, region, one.start)
+    expected = one.start if region.all() else 0.0
+    assert float(low) == pytest.approx(expected, abs=1e-9)
+    assert float(high) == pytest.approx(expected, abs=1e-9)
+
+
+def test_refusals():
+    corr, region = np.eye(3) / 2 + 0j, np.arange(3) < 1
+    with pytest.raises(ValueError, match="modes"):
+        certificate(corr, region, modes=-1)
+    for call in (
+        lambda: certificate(corr, region),
+        lambda: jax.jit(certificate)(corr, region),
+        lambda: jax.vmap(certificate, (None, 0))(corr, region[None]),
+    ):
+        with jax.enable_x64(False), pytest.raises(TypeError, match="enable_x64"):
+            call()

@@ -1,0 +1,270 @@
+"""Free evolution and its starting states against matrix exponentials, with their derivatives."""
+
+import functools
+
+import hypothesis
+import hypothesis.strategies as st
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.linalg
+
+from jaxlab.vne import (
+    block_diag,
+    dot,
+    entropy,
+    evolve_eig,
+    ground_corr,
+    hopping_chain,
+    qpc,
+    star,
+    thermal_corr,
+)
+from tests.compile_counter import count_compilations
+from tests.vne.cases import hermitian, mixed, projector
+
+TIMES = np.array([0.0, 0.7, 3.1])
+LEFT = np.arange(6) < 3
+
+
+def by_exponential(h, corr, time):
+    unitary = scipy.linalg.expm(-1j * h * time)
+    return unitary.conj() @ corr @ unitary.T
+
+
+@pytest.mark.parametrize("real", [False, True])
+def test_evolution_is_that_of_the_exponential(real):
+    rng = np.random.default_rng(0)
+    h, corr = hermitian(rng, 6), mixed(rng, 6)
+    h = h.real if real else h
+    found = evolve_eig(h, corr, TIMES)
+    for time, now in zip(TIMES, found, strict=True):
+        np.testing.assert_allclose(now, by_exponential(h, corr, time), atol=1e-12)
+    sites = np.array([4, 1])
+    np.testing.assert_allclose(
+        evolve_eig(h, corr, TIMES, sites=sites), found[:, sites][:, :, sites], atol=1e-13
+    )
+
+
+@hypothesis.given(st.integers(0, 2**32 - 1))
+@hypothesis.settings(max_examples=10)
+def test_what_evolution_keeps(seed):
+    rng = np.random.default_rng(seed)
+    h, corr = hermitian(rng, 5), mixed(rng, 5)
+    time = rng.uniform(0, 10)
+    (later,) = evolve_eig(h, corr, np.array([time]))
+    assert float(jnp.trace(later).real) == pytest.approx(np.trace(corr).real, abs=1e-11)
+    np.testing.assert_allclose(np.linalg.eigvalsh(later), np.linalg.eigvalsh(corr), atol=1e-11)
+    (back,) = evolve_eig(h, later, np.array([-time]))
+    np.testing.assert_allclose(back, corr, atol=1e-11)
+
+
+def test_continuity_of_the_charge():
+    rng = np.random.default_rng(2)
+    h, corr = np.asarray(hopping_chain(6, phase=0.4, onsite=rng.normal(size=6))), mixed(rng, 6)
+    densities = lambda t: jnp.diagonal(evolve_eig(h, corr, t[None])[0]).real  # noqa: E731
+    _, growth = jax.jvp(densities, (jnp.array(0.9),), (jnp.array(1.0),))
+    now = evolve_eig(h, corr, np.array([0.9]))[0]
+    currents = -2 * (np.diagonal(h, 1) * np.diagonal(now, 1)).imag
+    expected = np.concatenate([[0], currents]) - np.concatenate([currents, [0]])
+    np.testing.assert_allclose(growth, expected, atol=1e-12)
+
+
+def test_light_cone():
+    start = np.diag(np.arange(120) < 60).astype(complex)
+    (later,) = evolve_eig(qpc(60, 60), start, np.array([10.0]))
+    moved = np.abs(np.asarray(later) - start)
+    assert moved[45:75, 45:75].max() > 0.1
+    assert moved[:30, :30].max() < 1e-6
+    assert moved[:20, :20].max() < 1e-12
+
+
+def curve(contact, time=2.0, phase=0.3):
+    left = ground_corr(hopping_chain(3, phase=phase), 2)
+    right = ground_corr(hopping_chain(3, phase=phase), 1)
+    h = qpc(3, 3, contact=contact, phase=phase)
+    return evolve_eig(
+        h, block_diag(left, right), jnp.array([time]), measure=lambda c: entropy(c, LEFT)
+    )[0]
+
+
+@pytest.mark.parametrize("contact", [0.5, 0.05])
+@pytest.mark.parametrize("argument", [0, 1, 2])
+def test_gradients_along_a_quench(contact, argument):
+    point = [contact, 2.0, 0.3]
+    slope = jax.jit(jax.grad(curve, argnums=argument))(*point)
+    ends = []
+    for step in (1e-5, -1e-5):
+        moved = list(point)
+        moved[argument] += step
+        ends.append(float(curve(*moved)))
+    assert float(slope) == pytest.approx((ends[0] - ends[1]) / 2e-5, rel=1e-6, abs=1e-8)
+
+
+def test_gradients_are_finite_at_a_closed_contact():
+    assert jax.grad(curve)(0.0) == 0  # the entropy is even in the contact
+    assert np.isfinite(jax.grad(lambda x: entropy(ground_corr(qpc(4, 3, contact=x), 3)))(0.0))
+    small = 1e-3
+    assert float(jax.grad(curve)(small)) == pytest.approx(
+        (float(curve(1.01 * small)) - float(curve(0.99 * small))) / (0.02 * small), rel=1e-3
+    )
+
+
+def test_derivative_where_levels_cross():
+    """Two equal leads: every level is degenerate, and the contact mixes each pair."""
+    corr = np.asarray(block_diag(projector(np.random.default_rng(0), 3, 1), np.zeros((3, 3))))
+    bond = np.zeros((6, 6))
+    bond[2, 3] = bond[3, 2] = 1
+    h = np.asarray(qpc(3, 3, contact=0.0))
+    change = jax.jvp(lambda m: evolve_eig(m, corr, TIMES), (jnp.asarray(h),), (jnp.asarray(bond),))[
+        1
+    ]
+    for time, found in zip(TIMES, change, strict=True):
+        ends = [by_exponential(h + s * bond, corr, time) for s in (1e-5, -1e-5)]
+        np.testing.assert_allclose(found, (ends[0] - ends[1]) / 2e-5, atol=1e-8)
+
+
+def test_second_derivative_is_right_where_levels_differ():
+    def charge(x):
+        h = jnp.asarray(hermitian(np.random.default_rng(3), 4)) + x * jnp.diag(jnp.arange(4.0))
+        corr = jnp.diag(jnp.array([1.0, 0, 0, 0])) + 0j
+        return evolve_eig(h, corr, jnp.array([1.1]))[0, 0, 0].real
+
+    second = jax.grad(jax.grad(charge))(0.2)
+    ends = [float(jax.grad(charge)(0.2 + s)) for s in (1e-5, -1e-5)]
+    assert float(second) == pytest.approx((ends[0] - ends[1]) / 2e-5, rel=1e-6)
+
+
+@pytest.mark.parametrize("particles", [0, 1, 3, 5])
+def test_ground_state_fills_the_lowest_levels(particles):
+    h = hermitian(np.random.default_rng(5), 5)
+    energies, modes = np.linalg.eigh(h)
+    corr = ground_corr(h, particles)
+    expected = modes[:, :particles].conj() @ modes[:, :particles].T
+    np.testing.assert_allclose(corr, expected, atol=1e-12)
+    energy = float(jnp.sum(h * corr).real)
+    assert energy == pytest.approx(energies[:particles].sum(), abs=1e-12)
+
+
+def test_derivatives_of_the_starting_states():
+    rng = np.random.default_rng(6)
+    h, bump, weight = (hermitian(rng, 5) for _ in range(3))
+
+    def probe(state):
+        return lambda x: jnp.sum(weight * state(jnp.asarray(h + x * bump))).real
+
+    for state in (
+        functools.partial(ground_corr, particles=2),
+        lambda m: thermal_corr(m, 0.3, 0.2),
+        lambda m: thermal_corr(m, 0.3, 1e-3),
+    ):
+        value = probe(state)
+        _, slope = jax.jvp(value, (0.0,), (1.0,))
+        ends = [float(value(s)) for s in (1e-5, -1e-5)]
+        assert float(slope) == pytest.approx((ends[0] - ends[1]) / 2e-5, rel=1e-6, abs=1e-7)
+    for argument, point in ((0, 0.3), (1, 0.2)):
+        thermal = lambda *p: jnp.sum(weight * thermal_corr(h, *p)).real  # noqa: E731
+        slope = jax.grad(thermal, argnums=argument)(0.3, 0.2)
+        moved = [[0.3, 0.2], [0.3, 0.2]]
+        moved[0][argument], moved[1][argument] = point + 1e-5, point - 1e-5
+        ends = [float(thermal(*p)) for p in moved]
+        assert float(slope) == pytest.approx((ends[0] - ends[1]) / 2e-5, rel=1e-6)
+
+
+def test_thermal_leads_of_their_own():
+    h = np.asarray(qpc(3, 2, contact=0.0, phase=0.2))
+    mu, temperature = np.repeat([0.5, -0.5], [3, 2]), np.repeat([0.1, 0.4], [3, 2])
+    found = thermal_corr(h, mu, temperature)
+    for block, m, t in ((slice(0, 3), 0.5, 0.1), (slice(3, 5), -0.5, 0.4)):
+        expected = np.linalg.inv(
+            np.eye(len(h[block, block]))
+            + scipy.linalg.expm((h[block, block] - m * np.eye(len(h[block, block]))) / t)
+        ).T
+        np.testing.assert_allclose(found[block, block], expected, atol=1e-12)
+    assert np.abs(found[:3, 3:]).max() < 1e-13
+    cold = thermal_corr(h, mu, 1e-8)
+    assert float(entropy(cold)) == pytest.approx(0, abs=1e-12)
+
+
+def test_what_has_no_unique_state_is_refused():
+    with pytest.raises(ValueError, match="degenerate"):
+        ground_corr(qpc(3, 3, contact=0.0), 3)
+    assert np.isnan(jax.jit(ground_corr)(qpc(3, 3, contact=0.0), 3)).all()
+    with pytest.raises(ValueError, match="particles"):
+        ground_corr(hopping_chain(3), 4)
+    h = qpc(2, 2, contact=0.1)
+    with pytest.raises(ValueError, match="decoupled"):
+        thermal_corr(h, np.repeat([0.0, 1.0], 2), 0.1)
+    assert np.isnan(jax.jit(thermal_corr)(h, 0.0, np.repeat([0.1, 0.2], 2))).all()
+    with pytest.raises(ValueError, match="positive"):
+        thermal_corr(h, 0.0, 0.0)
+    with pytest.raises(ValueError, match="mu"):
+        thermal_corr(h, np.zeros(3), 0.1)
+
+
+def test_lattices():
+    chain = np.asarray(hopping_chain(3, hopping=[1.0, 2.0], onsite=[0.1, 0.2, 0.3], phase=[0.5, 0]))
+    assert chain[0, 1] == pytest.approx(-np.exp(0.5j))
+    assert chain[1, 0] == pytest.approx(-np.exp(-0.5j))
+    np.testing.assert_allclose(np.diag(chain), [0.1, 0.2, 0.3])
+    middle = np.asarray(dot(2, 3, couplings=(0.3, 0.4), energy=0.7))
+    np.testing.assert_allclose(np.diagonal(middle, 1), [-1, -0.3, -0.4, -1, -1])
+    assert middle[2, 2] == 0.7
+    web = np.asarray(star((2, 3), (0.3, 0.4j), energy=0.7, onsite=(0.0, 0.2)))
+    np.testing.assert_allclose(web, web.conj().T)
+    assert (web[0, 0], web[0, 1], web[0, 3], web[3, 3]) == (0.7, -0.3, -0.4j, 0.2)
+    assert np.count_nonzero(web) == 1 + 4 + 2 * 3 + 3
+    for build in (
+        lambda: hopping_chain(0),
+        lambda: hopping_chain(3, hopping=[1.0]),
+        lambda: star((), 0.5),
+        lambda: star((2, 2), (0.5, 0.5, 0.5)),
+        lambda: block_diag(),
+        lambda: block_diag(np.zeros((2, 3))),
+    ):
+        with pytest.raises(ValueError, match=r"must|give|empty|square"):
+            build()
+
+
+def test_one_program_for_all_regions_and_times():
+    rng = np.random.default_rng(7)
+    h, corr = hermitian(rng, 9), mixed(rng, 9)
+
+    def curves(regions):
+        def measure(now):
+            return jax.vmap(entropy, (None, 0))(now, regions)
+
+        return evolve_eig(h, corr, jnp.linspace(0, 5, 50), measure=measure)
+
+    jitted = jax.jit(curves)
+    with count_compilations("curves") as compiled:
+        for _ in range(3):
+            found = jitted(rng.random((20, 9)) < 0.5)
+    assert compiled.count == 1
+    assert found.shape == (50, 20)
+
+
+STEPS = {
+    "hopping_chain": lambda h, c: hopping_chain(3),
+    "ground_corr": lambda h, c: ground_corr(h, 1),
+    "thermal_corr": lambda h, c: thermal_corr(h, 0.0, 0.1),
+    "evolve_eig": lambda h, c: evolve_eig(h, c, np.array([1.0])),
+    "block_diag": lambda h, c: block_diag(h, c),
+}
+
+
+@pytest.mark.parametrize("name", STEPS)
+@pytest.mark.parametrize("how", ["eager", "jit", "grad", "vmap"])
+def test_single_precision_is_refused(name, how):
+    function = STEPS[name]
+    h = hermitian(np.random.default_rng(0), 3)
+    corr = projector(np.random.default_rng(1), 3, 1)
+    call = {
+        "eager": lambda: function(h, corr),
+        "jit": lambda: jax.jit(function)(h, corr),
+        "grad": lambda: jax.grad(lambda m: function(m, corr).real.sum())(jnp.asarray(h)),
+        "vmap": lambda: jax.vmap(lambda m: function(m, corr))(h[None]),
+    }[how]
+    with jax.enable_x64(False), pytest.raises(TypeError, match="enable_x64"):
+        call()

@@ -1,0 +1,220 @@
+"""Numbers computed independently of this package, and laws known in closed form."""
+
+import numpy as np
+import pytest
+import scipy.special
+
+from jaxlab.vne import (
+    block_diag,
+    charge_cumulants,
+    charge_distribution,
+    contact_transmission,
+    dot,
+    dot_steady_state,
+    entropy,
+    evolve_eig,
+    ground_corr,
+    hopping_chain,
+    kl_series,
+    levitov_rates,
+    mutual_information,
+    occupations,
+    qpc,
+    roots_estimator,
+    song_extrapolated,
+    song_series,
+    star,
+    subsystems,
+    thermal_corr,
+)
+from tests.vne.cases import Q12_LEFT, projector, q12, sine_kernel
+
+
+@pytest.mark.parametrize(
+    ("length", "fermi", "expected"),
+    [
+        (2, np.pi / 2, 0.9478932674675549),
+        (10, np.pi / 2, 1.493424238190719),
+        (100, np.pi / 2, 2.2611220298983),
+        (400, np.pi / 2, 2.723221713192925),
+        (100, np.pi / 4, 2.1455891601015926),
+    ],
+)
+def test_block_of_the_infinite_chain(length, fermi, expected):
+    assert float(entropy(sine_kernel(length, fermi))) == pytest.approx(expected, abs=1e-9)
+
+
+def test_variance_of_a_block_follows_its_law():
+    corr = sine_kernel(400)
+    variance = float(charge_cumulants(corr, None, 2)[1])
+    law = (np.log(800) + 1 + np.euler_gamma) / np.pi**2
+    assert variance == pytest.approx(law, abs=2e-6)
+    ratio = np.pi**2 / 3 * float(charge_cumulants(sine_kernel(100), None, 2)[1])
+    assert ratio / float(entropy(sine_kernel(100))) == pytest.approx(1.0136, abs=5e-5)
+
+
+def q12_by_the_package(phase=None, contact=0.5):
+    left, right = (ground_corr(hopping_chain(6, phase=phase), n) for n in (4, 2))
+    return qpc(6, 6, contact=contact, phase=phase), block_diag(left, right)
+
+
+@pytest.mark.parametrize("phase", [None, 0.7])
+def test_contact_of_twelve_sites(phase):
+    h, start = q12_by_the_package(phase)
+    by_hand = q12(phase=phase)
+    np.testing.assert_allclose(h, by_hand[0], atol=1e-14)
+    np.testing.assert_allclose(start, by_hand[1], atol=1e-13)
+    corrs = evolve_eig(h, start, np.array([1.0, 2.0, 4.0, 8.0]))
+    found = [float(entropy(corr, Q12_LEFT)) for corr in corrs]
+    np.testing.assert_allclose(found, [0.414627, 0.702681, 1.159721, 1.149831], atol=1e-6)
+    z = np.asarray(occupations(corrs[1], Q12_LEFT, largest=6))
+    np.testing.assert_allclose(
+        z[:5], [3.05814e-5, 3.142872e-3, 0.697511428, 0.987329557, 0.999984692], atol=1e-9
+    )
+    assert 1 - z[5] == pytest.approx(1e-9, rel=0.5)
+    rooted = roots_estimator(charge_distribution(corrs[1], Q12_LEFT))
+    assert rooted == pytest.approx(found[1], abs=1e-9)
+
+
+def test_naive_series_diverges_and_the_rearrangement_converges():
+    cumulants = charge_cumulants(sine_kernel(100), None, 20)
+    naive = [float(kl_series(cumulants, terms)) for terms in range(1, 7)]
+    np.testing.assert_allclose(
+        naive, [2.29184, 2.25223, 2.25351, 2.63258, -6.4515, 189.47], rtol=2e-5
+    )
+    song = [float(song_series(cumulants, order)) for order in (3, 5, 9, 15, 19)]
+    np.testing.assert_allclose(song, [1.8944, 2.0328, 2.1326, 2.1844, 2.2009], atol=5e-5)
+    assert np.all(np.diff(song) > 0)
+    assert float(song_extrapolated(cumulants)) == pytest.approx(2.263, abs=5e-4)
+
+
+STAR = {
+    0.1: (3.71431885, 3.65887183, 0.74757202, 6.62561865, 0.80301904),
+    0.3: (4.26853111, 4.00806839, 3.28121746, 4.99538203, 3.54168018),
+    0.5: (4.60497287, 4.20502031, 4.91368305, 3.89631013, 5.31363560),
+}
+
+
+def star_at_20(coupling):
+    h = star((60, 60, 60), (0.5, 0.5, coupling))
+    lead = hopping_chain(60)
+    start = block_diag(np.zeros((1, 1)), *(ground_corr(lead, n) for n in (40, 20, 30)))
+    middle, a, b, e = subsystems(1, 60, 60, 60)
+    return evolve_eig(h, start, np.array([20.0]))[0], middle | a, b, e
+
+
+@pytest.mark.parametrize("coupling", STAR)
+def test_star_with_an_environment(coupling):
+    corr, a, b, e = star_at_20(coupling)
+    found = [
+        *(entropy(corr, region) for region in (a, b, e)),
+        mutual_information(corr, a, b),
+        mutual_information(corr, a, e),
+    ]
+    np.testing.assert_allclose([float(x) for x in found], STAR[coupling], atol=1e-8)
+    assert float(found[3] + found[4] - 2 * found[0]) == pytest.approx(0, abs=1e-10)
+
+
+def test_star_without_its_environment():
+    corr, a, b, _ = star_at_20(0.0)
+    assert float(entropy(corr, a)) == pytest.approx(3.57742874, abs=1e-8)
+    assert float(mutual_information(corr, a, b)) == pytest.approx(2 * 3.57742874, abs=2e-8)
+
+
+def rates_of_a_contact(contact, fillings, times, lead=400):
+    """Growth of entropy, charge and its variance on the right between two times."""
+    h = qpc(lead, lead, contact=contact)
+    starts = [ground_corr(hopping_chain(lead), n) for n in fillings]
+    right = np.arange(lead, 2 * lead)
+
+    def measure(corr):
+        return entropy(corr), charge_cumulants(corr, None, 2)
+
+    found, charges = evolve_eig(h, block_diag(*starts), times, sites=right, measure=measure)
+    grown = np.append(np.asarray(found)[:, None], np.asarray(charges), axis=1)
+    return (grown[1] - grown[0]) / (times[1] - times[0])
+
+
+@pytest.mark.parametrize(
+    ("contact", "formula", "numerics"),
+    [
+        (0.8, (0.186224, 0.567533), (0.186115, 0.567493)),
+        (0.5, (0.406953, 0.321891), (0.406933, 0.321887)),
+        (0.25, (0.262467, 0.098602), (0.262462, 0.098602)),
+    ],
+)
+def test_domain_wall_grows_at_levitovs_rates(contact, formula, numerics):
+    expected = levitov_rates(lambda e: contact_transmission(e, contact), (-2.0, 2.0))
+    np.testing.assert_allclose([expected["entropy"], expected["charge"]], formula, atol=1e-6)
+    found = rates_of_a_contact(contact, (400, 0), np.array([120.0, 160.0]))
+    np.testing.assert_allclose(found[:2], numerics, atol=2e-6)
+    np.testing.assert_allclose(
+        found, [expected[key] for key in ("entropy", "charge", "variance")], rtol=1e-3
+    )
+
+
+def test_open_domain_wall_grows_like_a_logarithm():
+    times = np.array([20.0, 40.0, 80.0, 160.0])
+    start = np.diag(np.arange(800) < 400).astype(complex)
+    found = evolve_eig(
+        qpc(400, 400), start, times, sites=np.arange(400), measure=lambda c: entropy(c)
+    )
+    np.testing.assert_allclose(np.asarray(found) - np.log(times) / 6, 0.594, atol=0.004)
+
+
+def test_finite_bias():
+    expected = levitov_rates(lambda e: contact_transmission(e, 0.5), (-0.5, 0.5))
+    np.testing.assert_allclose(list(expected.values()), [0.104430, 0.101076, 0.036881], atol=1e-6)
+    levels = np.linalg.eigvalsh(np.asarray(hopping_chain(400)))
+    fillings = tuple(int((levels < mu).sum()) for mu in (0.5, -0.5))
+    found = rates_of_a_contact(0.5, fillings, np.array([100.0, 200.0]))
+    np.testing.assert_allclose(found, list(expected.values()), rtol=0.01)
+
+
+@pytest.mark.parametrize(
+    ("temperature", "occupation", "current", "shared"),
+    [
+        (0.05, 0.3231355269, 0.0507356012, 1.04506944),
+        (0.1, 0.3156373240, 0.0488856876, 0.88548466),
+    ],
+)
+def test_resonant_level(temperature, occupation, current, shared):
+    steady = dot_steady_state((0.3, 0.3), 0.4, (0.5, -0.5), temperature)
+    assert steady["occupation"] == pytest.approx(occupation, abs=1e-9)
+    assert steady["current"] == pytest.approx(current, abs=1e-9)
+    lead = hopping_chain(200)
+    start = block_diag(
+        thermal_corr(lead, 0.5, temperature),
+        np.zeros((1, 1)),
+        thermal_corr(lead, -0.5, temperature),
+    )
+    h = dot(200, 200, couplings=(0.3, 0.3), energy=0.4)
+    corr = evolve_eig(h, start, np.array([60.0]))[0]
+    assert float(corr[200, 200].real) == pytest.approx(occupation, abs=2e-9)
+    # Particles per time over a bond: -2 Im(h[x, x+1] C[x, x+1]).
+    assert float(-2 * (h[199, 200] * corr[199, 200]).imag) == pytest.approx(current, abs=1e-9)
+    middle = np.arange(401) == 200
+    assert float(mutual_information(corr, middle, ~middle)) == pytest.approx(shared, abs=1e-7)
+
+
+def test_defect_lowers_the_central_charge():
+    found = [
+        float(entropy(ground_corr(qpc(n // 2, n // 2, contact=0.5), n // 2), np.arange(n) < n // 2))
+        for n in (400, 800)
+    ]
+    s = 1 / np.cosh(np.log(0.5))
+    dilog = [scipy.special.spence(1 - x).real for x in (s, -s)]
+    mixing = (1 + s) * np.log(1 + s) + (1 - s) * np.log(1 - s)
+    law = -6 / np.pi**2 * (mixing * np.log(s) + (1 + s) * dilog[1] + (1 - s) * dilog[0])
+    assert law == pytest.approx(0.713044, abs=1e-6)
+    assert 6 * (found[1] - found[0]) / np.log(2) == pytest.approx(law, abs=0.002)
+
+
+def test_random_gaussian_states_have_their_own_page_curve():
+    rng = np.random.default_rng(0)
+    for size, law in ((50, 27.8097), (100, 38.6294)):
+        fraction = size / 200
+        formula = size * (np.log(2) - 1 - (1 - fraction) / fraction * np.log(1 - fraction))
+        assert formula == pytest.approx(law, abs=1e-4)
+        found = [float(entropy(projector(rng, 200, 100), np.arange(200) < size)) for _ in range(4)]
+        assert np.mean(found) == pytest.approx(law, abs=0.15)
