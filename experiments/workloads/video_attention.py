@@ -56,16 +56,47 @@ def rotate_3d(
     Returns:
       The rotated array.
     """
-    pairs = x.shape[-1] // 2
+    return rotate(x, rotation_angles(grid, x.shape[-1] // 2, base).astype(x.dtype))
+
+
+def rotation_angles(
+    grid: tuple[int, int, int], pairs: int, base: float = 10_000.0
+) -> Float[Array, "tokens pairs"]:
+    """Angle of every token for every pair of head dimensions, as ``rotate_3d`` turns them.
+
+    Args:
+      grid: time, rows, columns.
+      pairs: half the head size.
+      base: as in ``rotate_3d``.
+
+    Returns:
+      float32 ``[tokens, pairs]``, tokens in (time, row, column) order.
+    """
     share = (pairs - 2 * (pairs // 3), pairs // 3, pairs // 3)
-    places = jnp.meshgrid(*(jnp.arange(size, dtype=x.dtype) for size in grid), indexing="ij")
-    angles = jnp.concatenate(
+    places = jnp.meshgrid(*(jnp.arange(size, dtype=jnp.float32) for size in grid), indexing="ij")
+    return jnp.concatenate(
         [
-            place.reshape(-1, 1) * base ** (-jnp.arange(count, dtype=x.dtype) / count)
+            place.reshape(-1, 1) * base ** (-jnp.arange(count, dtype=jnp.float32) / count)
             for place, count in zip(places, share, strict=True)
         ],
         axis=1,
-    )[:, None, :]
+    )
+
+
+def rotate(
+    x: Float[Array, "*batch tokens heads dim"], angles: Float[Array, "tokens pairs"]
+) -> Float[Array, "*batch tokens heads dim"]:
+    """Turns every pair (i, i + dim / 2) of head dimensions by a token's angles.
+
+    Args:
+      x: float ``[*batch, tokens, heads, dim]``, ``dim`` even.
+      angles: float ``[tokens, dim / 2]``, in the order of the tokens.
+
+    Returns:
+      The rotated array.
+    """
+    pairs = x.shape[-1] // 2
+    angles = angles[:, None, :]
     first, second = x[..., :pairs], x[..., pairs:]
     return jnp.concatenate(
         [

@@ -10,49 +10,9 @@ from experiments import blocksparse
 from experiments.figures.blocksparse import draw
 from experiments.harness import Result
 from experiments.workloads import attention_timing
-from jaxlab.dbsp import Plan
 from jaxlab.measure import TimeRatio
-from tests.oracles import balance
 
 SMOKE = blocksparse.PRESETS["smoke"]
-
-
-def test_scores_of_a_window_are_those_of_counting_blocks(monkeypatch):
-    seen = []
-
-    def keep(q, k):
-        seen.append(original(q, k))
-        return seen[-1]
-
-    original = blocksparse.sparge_mask
-    monkeypatch.setattr(blocksparse, "sparge_mask", keep)
-    small = dataclasses.replace(
-        SMOKE, heads=4, devices=4, window=dataclasses.replace(SMOKE.window, grid=(4, 5, 9), steps=1)
-    )
-    (row,) = blocksparse.clip_imbalance(small, "fixture")
-    blocks = np.asarray(seen[0].blocks)[0]
-    assert row["density"] == blocks.mean()
-    np.testing.assert_array_equal(row["head_work"], blocks.sum((1, 2)))
-    for name, (before, after) in row["factorings"].items():
-        ulysses, ring = int(name[1]), int(name[3])
-        plan = Plan.contiguous(
-            heads=4,
-            q_blocks=blocks.shape[1],
-            kv_blocks=blocks.shape[2],
-            ulysses=ulysses,
-            ring=ring,
-        )
-        expected = balance.imbalance_by_steps(balance.work_by_block(blocks, plan))
-        assert before == pytest.approx(expected)
-        assert after <= before or ring > 1
-    assert set(row["factorings"]) == {"U4R1", "U2R2", "U1R4"}
-
-
-def test_layers_look_at_different_masks():
-    small = dataclasses.replace(SMOKE, layers=2, heads=8)
-    rows = blocksparse.clip_imbalance(small, "fixture")
-    assert [(row["layer"], row["step"]) for row in rows] == [(0, 0), (0, 1), (1, 0), (1, 1)]
-    assert not np.array_equal(rows[0]["head_work"], rows[2]["head_work"])
 
 
 def test_the_window_slides_by_one_token():
@@ -64,22 +24,6 @@ def test_the_window_slides_by_one_token():
     for one, other in zip(later, moved, strict=True):
         np.testing.assert_array_equal(one, other)
     assert not np.allclose(later[0], window.inputs(video, 0, key=key, heads=2, dim=8)[0])
-
-
-def test_exactness_sees_an_error_of_ours(monkeypatch):
-    right = blocksparse._values_and_gradients
-
-    def wrong(*arguments, implementation):
-        (out, lse), (dq, dk, dv) = right(*arguments, implementation="reference")
-        if implementation is None:
-            out, dk = 1.01 * out, 1.02 * dk
-        return (out, lse), (dq, dk, dv)
-
-    monkeypatch.setattr(blocksparse, "_values_and_gradients", wrong)
-    found = blocksparse.exactness(SMOKE)
-    assert found["forward"] == pytest.approx(0.01, rel=1e-3)
-    assert found["backward"] == pytest.approx(0.02, rel=1e-3)
-    assert 0 < found["density"] <= 0.6
 
 
 def test_rates_are_operations_over_time(monkeypatch):
@@ -135,14 +79,6 @@ def test_bad_configs_are_refused(change, message):
 def test_bad_timings_are_refused(densities):
     with pytest.raises(ValueError, match="densities"):
         attention_timing.Timing(densities=densities)
-
-
-def test_a_thumbnail_keeps_the_share_of_active_blocks():
-    blocks = np.zeros((7, 10), bool)
-    blocks[:3, :5] = True
-    np.testing.assert_array_equal(
-        blocksparse._thumbnail(blocks, 2), [[100, 0], [0, 0]]
-    )  # 7 rows are cut after the third
 
 
 def test_random_masks_have_the_density_asked_for():

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxlab.blocksparse import BlockLists, BlockMask, ReorderedMask
+from jaxlab.dbsp import Bytes, DevicePlan, Plan, device_plan
 
 
 def block_mask() -> BlockMask:
@@ -25,8 +26,15 @@ def reordered_mask() -> ReorderedMask:
     return ReorderedMask(mask, jnp.stack([jnp.arange(13), jnp.arange(13)[::-1]]))
 
 
+def device_plan_example() -> DevicePlan:
+    order = np.stack([np.arange(8), np.arange(8)[::-1]])
+    return device_plan(Plan(2, 2, np.arange(4)[::-1], order, order[::-1]))
+
+
 EXAMPLES: dict[str, Callable[[], object]] = {
     "jaxlab.blocksparse.BlockLists": block_lists,
     "jaxlab.blocksparse.BlockMask": block_mask,
     "jaxlab.blocksparse.ReorderedMask": reordered_mask,
+    "jaxlab.dbsp.Bytes": lambda: Bytes(jnp.arange(2), jnp.arange(3)),
+    "jaxlab.dbsp.DevicePlan": device_plan_example,
 }

@@ -1,11 +1,13 @@
 import dataclasses
 import io
+import sys
 
 import pytest
 from rich.console import Console
 
 from experiments.harness import load
 from experiments.harness.record import read
+from experiments.harness.result import Missing
 from experiments.harness.runner import execute, run_experiments
 from experiments.harness.scorecard import entries
 from tests.experiments.harness.toys import FAILING, FIGURES, TOY
@@ -34,6 +36,20 @@ def test_saving_writes_the_committed_results(checkout, console):
     assert run_experiments(["toy"], "paper", save=True, checkout=checkout, console=console) == 0
     assert read(checkout.results, "toy", "paper").result["speed"] == 2.5
     assert not (checkout.runs / "toy" / "paper.json").exists()
+
+
+def test_a_run_that_misses_values_is_not_saved_over_one_that_has_them(
+    make_checkout, console, capsys
+):
+    checkout = make_checkout(toy=TOY, figures_toy=FIGURES)
+    assert run_experiments(["toy"], save=True, checkout=checkout, console=console) == 0
+    source = checkout.source("toy")
+    source.write_text(TOY.replace("Value(count)", 'Missing("no clip")'), encoding="utf-8")
+    sys.modules.pop(f"{checkout.package}.toy")
+    assert run_experiments(["toy"], save=True, checkout=checkout, console=console) == 1
+    assert "misses: count (no clip)" in capsys.readouterr().err
+    assert read(checkout.results, "toy", "smoke").result["count"] == 3
+    assert isinstance(read(checkout.runs, "toy", "smoke").result.values["count"], Missing)
 
 
 def test_only_the_presets_own_results_can_be_saved(checkout):

@@ -1,0 +1,192 @@
+"""Layers on eight devices under every plan that is compared, their kernels timed."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from experiments.workloads.mask_families import family_mask
+from experiments.workloads.parallel_attention import Kernels, Setting, step_seconds
+from jaxlab.dbsp import (
+    CostModel,
+    Links,
+    Plan,
+    fit_home,
+    imbalance_ratio,
+    layer_time,
+    plan,
+    select,
+    work_table,
+)
+
+DEGREES = ((8, 1), (4, 2), (2, 4), (1, 8))
+
+
+@dataclasses.dataclass(frozen=True)
+class Layers:
+    """The layers.
+
+    Attributes:
+      families: of masks, see ``family_mask``.
+      seeds: of each family; the first half fits the cost model, the rest judges.
+      n: nominal blocks a side.
+      heads: of a layer.
+      kernels: how they are timed.
+      fitted: masks that a home is fitted to.
+    """
+
+    families: tuple[str, ...] = ("gen", "gen+text", "svg-orig", "radial-var")
+    seeds: int = 2
+    n: int = 256
+    heads: int = 16
+    kernels: Kernels = dataclasses.field(default_factory=Kernels)
+    fitted: int = 4
+
+    def __post_init__(self) -> None:
+        if self.seeds < 2 or not self.families:
+            raise ValueError(f"seeds={self.seeds}: one to fit and one to judge, of some family.")
+        if self.heads % 8 or self.n % 8:
+            raise ValueError(f"heads={self.heads} and n={self.n} must divide over 8 devices.")
+
+
+def plans_of(blocks: np.ndarray, others: list[np.ndarray], evaluations: int) -> Mapping[str, Plan]:
+    """Every plan by name: ``kind UxRy``.
+
+    Args:
+      blocks: bool ``[heads, n, n]``.
+      others: masks of other layers at an earlier step, to fit homes to.
+      evaluations: of the refined plans.
+    """
+    plans = {}
+    for ulysses, ring in DEGREES:
+        degrees = {"ulysses": ulysses, "ring": ring}
+        name = f"U{ulysses}R{ring}"
+        plans[f"none {name}"] = plan(blocks, **degrees, heads="none", blocks="none")
+        plans[f"db-SP {name}"] = plan(blocks, **degrees, heads="greedy", blocks="greedy")
+        home = fit_home(others, **degrees) if ring > 1 else "contiguous"
+        plans[f"refined {name}"] = plan(
+            blocks, **degrees, home=home, q_cap=0.05, kv_cap=0.05, evaluations=evaluations
+        )
+    plans["snake U8R1"] = plan(blocks, ulysses=8, ring=1, heads="snake", blocks="none")
+    plans["striped U1R8"] = plan(blocks, ulysses=1, ring=8, blocks="none", home="striped")
+    return plans
+
+
+def timed_layer(layers: Layers, family: str, seed: int, evaluations: int) -> dict[str, object]:
+    """Plans one layer in every way and times its kernels under each.
+
+    Returns:
+      ``family``, ``seed``, ``density`` and by plan: the ``plan``, ``work`` ``[U, R, R]``, ``ratio``
+      and ``seconds`` ``[U, steps, ranks]``.
+    """
+    draw = {"seed": seed, "n": layers.n, "heads": layers.heads}
+    blocks = family_mask(family, layer=0, step=1, **draw)
+    others = [
+        family_mask(family, layer=1 + layer, step=0, **draw) for layer in range(layers.fitted)
+    ]
+    plans = plans_of(blocks, others, evaluations)
+    seconds = step_seconds(layers.kernels, blocks, plans)
+    rows = {}
+    for name, one in plans.items():
+        work = work_table(blocks, one)
+        rows[name] = {
+            "plan": dataclasses.asdict(one),
+            "work": work,
+            "ratio": imbalance_ratio(work),
+            "seconds": seconds[name],
+        }
+    return {"family": family, "seed": seed, "density": blocks.mean(), "plans": rows}
+
+
+@dataclasses.dataclass(frozen=True)
+class Judged:
+    """Seconds of layers on eight devices.
+
+    Attributes:
+      seconds: by plan, one a layer.
+      chosen: by kind of plan, its seconds where the cost model chose the degrees, one a held-out
+        layer.
+      least: the same with the degrees that are best for each layer.
+      fixed: the same with the one pair of degrees that is best for all.
+      model: the cost model, fitted to the other layers.
+      held_out: numbers of the layers that it was not fitted to.
+    """
+
+    seconds: Mapping[str, np.ndarray]
+    chosen: Mapping[str, np.ndarray]
+    least: Mapping[str, np.ndarray]
+    fixed: Mapping[str, np.ndarray]
+    model: CostModel
+    held_out: np.ndarray
+
+
+def judge(layers: Layers, rows: Sequence[dict], setting: Setting) -> Judged:
+    """Adds links to the kernels, fits the cost model to half of the seeds and selects by it.
+
+    Args:
+      layers: that were timed.
+      rows: from ``timed_layer``.
+      setting: what the links are like.
+    """
+    tensor_bytes = layers.kernels.tensor_bytes(layers.heads, layers.n)
+    kernels = [np.sum(row["plans"]["none U8R1"]["seconds"]) for row in rows]
+    links = setting.links_for(float(np.mean(kernels)) / 8, tensor_bytes)
+    placed = [
+        {
+            name: (np.array(one["work"]), _rebuilt(one["plan"]), np.array(one["seconds"]))
+            for name, one in row["plans"].items()
+        }
+        for row in rows
+    ]
+    seconds = {
+        name: np.array([_seconds(row[name], tensor_bytes, links) for row in placed])
+        for name in placed[0]
+    }
+    held_out = np.array([row["seed"] >= (layers.seeds + 1) // 2 for row in rows])
+    points = [
+        (one[0], one[1], seconds[name][number])
+        for number, row in enumerate(placed)
+        if not held_out[number]
+        for name, one in row.items()
+    ]
+    model = CostModel.fit(points, tensor_bytes=tensor_bytes, links=links)
+    chosen, least, fixed = {}, {}, {}
+    for kind in ("none", "db-SP", "refined"):
+        names = {degrees: f"{kind} U{degrees[0]}R{degrees[1]}" for degrees in DEGREES}
+        every = np.array([seconds[name][held_out] for name in names.values()])
+        least[kind], fixed[kind] = every.min(0), every[every.sum(1).argmin()]
+        picks = []
+        for number in np.flatnonzero(held_out):
+            work, plans = (
+                {degrees: placed[number][name][part] for degrees, name in names.items()}
+                for part in (0, 1)
+            )
+            degrees, _ = select(work, model, plans=plans)
+            picks.append(seconds[names[degrees]][number])
+        chosen[kind] = np.array(picks)
+    return Judged(seconds, chosen, least, fixed, model, np.flatnonzero(held_out))
+
+
+def r_squared(rows: Sequence[dict]) -> float:
+    """How well kernel times lie on a line over active blocks: the worst pair of degrees."""
+    worst = 1.0
+    for ulysses, ring in DEGREES:
+        counts, times = [], []
+        for row in rows:
+            for kind in ("none", "db-SP", "refined"):
+                one = row["plans"][f"{kind} U{ulysses}R{ring}"]
+                rank, work = np.arange(ring), np.array(one["work"])
+                counts += [work[:, rank, (rank + step) % ring].ravel() for step in range(ring)]
+                times += list(np.array(one["seconds"]).swapaxes(0, 1).reshape(ring, -1))
+        line = np.corrcoef(np.concatenate(counts), np.concatenate(times))[0, 1]
+        worst = min(worst, float(line**2))
+    return worst
+
+
+def _seconds(placed: tuple[np.ndarray, Plan, np.ndarray], tensor_bytes: int, links: Links) -> float:
+    _, one, kernels = placed
+    return layer_time(kernels, one, tensor_bytes=tensor_bytes, links=links).seconds
+
+
+def _rebuilt(record: dict) -> Plan:
+    return Plan(**{name: np.array(x) if isinstance(x, list) else x for name, x in record.items()})

@@ -1,0 +1,103 @@
+"""The experiment's own arithmetic, on times written down by hand."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from experiments import dbsp
+from experiments.workloads import timed_layers
+from experiments.workloads.parallel_attention import Kernels, Setting
+from experiments.workloads.timed_layers import DEGREES, Judged, Layers, judge, r_squared
+from jaxlab.dbsp import CostModel, Links, Plan
+
+SMOKE = dbsp.PRESETS["smoke"]
+
+
+def judged(**seconds):
+    names = {f"{kind} U{u}R{r}": kind for kind in ("none", "db-SP", "refined") for u, r in DEGREES}
+    links = Links(1.0, 0.0, 1.0, 0.0)
+    held = {kind: np.array(times)[1:] for kind, times in seconds.items()}
+    return Judged(
+        {name: np.array(seconds[kind]) for name, kind in names.items()},
+        chosen=held,
+        least={kind: times / 1.01 for kind, times in held.items()},
+        fixed={kind: times * 1.1 for kind, times in held.items()},
+        model=CostModel(1.0, 1.0, links, 1.0),
+        held_out=np.array([1, 2]),
+    )
+
+
+def test_speedups_are_of_held_out_uneven_layers():
+    layers = [{"plans": {"none U8R1": {"ratio": ratio}}} for ratio in (1.5, 1.4, 1.0)]
+    times = judged(
+        **{"none": [9.0, 6.0, 8.0], "db-SP": [1.0, 4.0, 1.0], "refined": [1.0, 2.0, 0.5]}
+    )
+    found = dbsp.speedups(layers, times)
+    assert found["attention-speedup"] == pytest.approx(1.5)
+    assert found["attention-speedup-best"] == pytest.approx(1.65)
+    assert found["attention-speedup-refined"] == pytest.approx(2)
+    assert found["end-to-end"] == pytest.approx(1 / (0.5 + 0.5 / 1.5))
+    assert found["degrees-regret"] == pytest.approx(0.01)
+    assert found["degrees-gain"] == pytest.approx(0.1)
+
+
+def test_policies_are_compared_at_as_many_plans():
+    fixed = {"1.1": [[5.0, 1.08], [5.0, 1.1]], "1.2": [[3.0, 1.13], [3.0, 1.13]]}
+    for plans, gain in ((5.0, 0.01), (4.0, 0.03), (3.0, 0.05)):
+        drift = {"model 1.1": {"scores": [[plans, 1.07], [plans, 1.09]]}}
+        assert dbsp._gain(fixed, drift, 1.1) == pytest.approx(gain)
+
+
+def rows_of(layers, seconds_per_block):
+    """Timed layers whose kernels take exactly a price for every block."""
+
+    def exact(kernels, blocks, plans):
+        found = {}
+        for name, one in plans.items():
+            work, rank = timed_layers.work_table(blocks, one), np.arange(one.ring)
+            steps = [work[:, rank, (rank + step) % one.ring] for step in range(one.ring)]
+            found[name] = 1e-4 + seconds_per_block * np.stack(steps, 1)
+        return found
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(timed_layers, "step_seconds", exact)
+        return [timed_layers.timed_layer(layers, "gen", seed, 2000) for seed in range(layers.seeds)]
+
+
+def test_exact_kernels_are_judged_without_regret():
+    layers = Layers(families=("gen",), n=64, heads=8, kernels=Kernels(dim=8), fitted=1)
+    rows = rows_of(layers, 1e-6)
+    assert r_squared(rows) == pytest.approx(1)
+    found = judge(layers, rows, Setting())
+    assert found.model.seconds_per_block == pytest.approx(1e-6)
+    assert found.model.seconds_per_launch == pytest.approx(1e-4)
+    assert found.held_out.tolist() == [1]
+    for kind in ("none", "db-SP", "refined"):
+        np.testing.assert_allclose(found.chosen[kind], found.least[kind])
+    row = rows[0]["plans"]["none U8R1"]
+    assert isinstance(timed_layers._rebuilt(row["plan"]), Plan)
+    busiest = 1e-4 + 1e-6 * row["work"].max()
+    assert found.seconds["none U8R1"][0] > busiest  # and the all-to-all
+    swept = judge(layers, rows, Setting(bandwidth=40e9))
+    assert (swept.seconds["none U8R1"] > found.seconds["none U8R1"]).all()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"families": ("nothere",)}, "'nothere' is unknown"),
+        ({"traces": (100,)}, "must not overlap"),
+        ({"seeds": 0}, "at least one seed"),
+    ],
+)
+def test_bad_configs_are_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(SMOKE, **change)
+
+
+def test_layers_need_a_seed_to_judge_and_divide():
+    with pytest.raises(ValueError, match="seeds=1"):
+        Layers(seeds=1)
+    with pytest.raises(ValueError, match="heads=12"):
+        Layers(heads=12)

@@ -1,0 +1,112 @@
+"""Kernels are timed on the right tiles, and times added up as by hand."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments.workloads import parallel_attention
+from experiments.workloads.parallel_attention import (
+    Kernels,
+    Setting,
+    end_to_end,
+    overhead,
+    step_seconds,
+)
+from jaxlab.dbsp import Plan, layer_time, work_table
+from tests.oracles import balance
+
+
+@pytest.mark.parametrize(("ulysses", "ring"), [(1, 1), (3, 1), (1, 2), (3, 2), (1, 3)])
+def test_every_rank_is_timed_on_its_own_tile(monkeypatch, ulysses, ring):
+    rng = np.random.default_rng(2)
+    blocks = rng.random((3, 12, 18)) < rng.random((3, 1, 1))
+    orders = [np.stack([rng.permutation(size) for _ in range(ulysses)]) for size in (12, 18)]
+    plan = Plan(ulysses, ring, rng.permutation(3), *orders)
+    work = balance.work_by_block(blocks, plan)
+
+    def count(kernels, functions):
+        masks = [function.args[3] for function in functions]
+        for function, mask in list(zip(functions, masks, strict=True))[1:]:
+            q, k, v = function.args[:3]
+            assert q.shape == (1, 12 // ring * 4, 3 // ulysses, 8)
+            assert k.shape == v.shape == (1, 18 // ring * 4, 3 // ulysses, 8)
+            assert (mask.q_len, mask.kv_len) == (q.shape[1], k.shape[1])
+        return np.array([float(jnp.sum(mask.blocks)) for mask in masks])
+
+    monkeypatch.setattr(parallel_attention, "time_alone", count)
+    whole = Plan.contiguous(heads=3, q_blocks=12, kv_blocks=18, ulysses=1, ring=1)
+    found = step_seconds(Kernels(block=4, dim=8), blocks, {"whole": whole, "ours": plan})
+    assert found["whole"].tolist() == [[[blocks.sum()]]]
+    rank = np.arange(ring)
+    for step in range(ring):
+        np.testing.assert_array_equal(found["ours"][:, step], work[:, rank, (rank + step) % ring])
+
+
+def test_times_grow_with_the_blocks():
+    blocks = np.zeros((2, 16, 16), bool)
+    blocks[0, :, :2], blocks[1] = True, True
+    plan = Plan.contiguous(heads=2, q_blocks=16, kv_blocks=16, ulysses=2, ring=1)
+    seconds = step_seconds(Kernels(block=32, dim=32, rounds=5), blocks, {"": plan})[""]
+    assert work_table(blocks, plan).reshape(-1).tolist() == [32, 256]
+    assert 1.5 * seconds[0, 0, 0] < seconds[1, 0, 0]
+
+
+def test_a_padded_plan_is_refused():
+    plan = Plan.contiguous(heads=2, q_blocks=3, kv_blocks=3, ulysses=1, ring=2)
+    with pytest.raises(ValueError, match="padded by odd"):
+        step_seconds(Kernels(), np.ones((2, 3, 3), bool), {"odd": plan})
+
+
+def test_scaled_links_weigh_the_same():
+    setting = Setting()
+    # 4 * 0.414 * 75600^2 * 40 * 128 / (8 * 150e12) seconds of attention
+    assert setting.attention_seconds == pytest.approx(0.0404, rel=2e-3)
+    kernels = Kernels(block=64, dim=32)
+    assert kernels.tensor_bytes(40, 64) == 4 * 40 * 4096 * 32
+    for seconds, size in ((0.3, kernels.tensor_bytes(40, 64)), (0.001, 7.0)):
+        links = setting.links_for(seconds, size)
+        idle = np.full((8, 1, 1), seconds)
+        there = layer_time(idle, None, tensor_bytes=size, links=links)
+        here = layer_time(
+            np.full((8, 1, 1), setting.attention_seconds),
+            None,
+            tensor_bytes=setting.tensor_bytes,
+            links=setting.links,
+        )
+        assert there.all_to_all / there.ring == pytest.approx(here.all_to_all / here.ring)
+
+
+def test_the_law_of_amdahl():
+    assert end_to_end(1.4, 0.5) == pytest.approx(1 / (0.5 + 0.5 / 1.4))
+    assert end_to_end(2.0, 1.0) == 1
+    assert end_to_end(2.0, 0.0) == 2
+
+
+def test_overhead_worked_by_hand():
+    setting = Setting(
+        tokens=10, heads=1, dim=1, devices=2, itemsize=2, bandwidth=5.0, latency=0.5,
+        memory_bandwidth=40.0,
+    )  # 10 bytes of a tensor on each device  # fmt: skip
+    parts = overhead(
+        setting,
+        planning_seconds=6.0,
+        interval=3.0,
+        prediction_seconds=0.3,
+        moved=(0.5, 0.0),
+        attention_seconds=100.0,
+    )
+    assert parts == pytest.approx(
+        {
+            "planning": 0.02,
+            "prediction": 0.001,
+            "permute": 0.02,
+            "exchange": 0.03,  # 2 * 0.5 * 10 / 5 + 2 * 0.5
+            "total": 0.071,
+        }
+    )
+
+
+@pytest.mark.parametrize("field", ["block", "dim", "rounds"])
+def test_bad_kernels_are_refused(field):
+    with pytest.raises(ValueError, match=f"{field}=0"):
+        Kernels(**{field: 0})
