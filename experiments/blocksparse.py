@@ -18,22 +18,16 @@ import numpy as np
 
 from experiments.assets import AssetUnavailable
 from experiments.assets.video import CLIPS
-from experiments.harness import (
-    Claim,
-    Missing,
-    Result,
-    Steps,
-    Table,
-    Value,
-    at_least,
-    at_most,
-)
+from experiments.claims.blocksparse import ASSUMPTIONS, CLAIMS
+from experiments.harness import Missing, Result, Steps, Table, Value
 from experiments.workloads.attention_exactness import exactness
 from experiments.workloads.attention_timing import Timing, gpu_rate, speed
 from experiments.workloads.clip_imbalance import clip_imbalance
 from experiments.workloads.video_attention import PLAIN
 from experiments.workloads.video_window import Window
 from jaxlab.blocksparse import block_sparse_attention, sparge_mask
+
+__all__ = ["ASSUMPTIONS", "CLAIMS", "PRESETS", "Config", "run"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,144 +91,6 @@ PRESETS = {
         timing=Timing(tokens=16_384, heads=16, dim=128, dtype="bfloat16", matmul_size=8192),
     ),
 }
-
-CLAIMS = (
-    Claim(
-        "forward-exact",
-        sentence="Attention over the active blocks equals softmax over their token pairs.",
-        source="goal",
-        quantity="relative error against float64, masks of the clip, ragged and causal too",
-        unit="",
-        paper=None,
-        criterion=at_most(2e-5),
-        obtained="exact",
-        preset="smoke",
-        goal=True,
-    ),
-    Claim(
-        "backward-exact",
-        sentence="Its gradients, through output and log-sum-exp, equal those of the definition.",
-        source="goal",
-        quantity="relative error against float64, worst of dq, dk, dv",
-        unit="",
-        paper=None,
-        criterion=at_most(2e-5),
-        obtained="exact",
-        preset="smoke",
-        goal=True,
-    ),
-    Claim(
-        "skips-blocks",
-        sentence="Blocks that the mask leaves out are not computed.",
-        source="goal",
-        quantity="computed blocks / active blocks, one window of a clip",
-        unit="x",
-        paper=None,
-        criterion=at_most(1.1),
-        obtained="exact",
-        preset="paper",
-        goal=True,
-    ),
-    Claim(
-        "time-affine",
-        sentence="Time is a constant plus a price for every active block.",
-        source="goal",
-        quantity="R^2 of forward time against active blocks, worst block shape",
-        unit="",
-        paper=None,
-        criterion=at_least(0.99),
-        obtained="measured",
-        preset="paper",
-        goal=True,
-    ),
-    Claim(
-        "forward-rate",
-        sentence="Sparse attention keeps a good share of the machine's matrix product rate.",
-        source="goal",
-        quantity="forward rate / matmul rate, worst density and block shape",
-        unit="",
-        paper=None,
-        criterion=at_least(0.45),
-        obtained="measured",
-        preset="paper",
-        goal=True,
-    ),
-    Claim(
-        "backward-rate",
-        sentence="So do its gradients.",
-        source="goal",
-        quantity="backward rate / matmul rate, worst density and block shape",
-        unit="",
-        paper=None,
-        criterion=at_least(0.40),
-        obtained="measured",
-        preset="paper",
-        goal=True,
-    ),
-    Claim(
-        "faster-than-dense",
-        sentence="At density 0.2 it is much faster than dense attention.",
-        source="goal",
-        quantity="time of jax.nn.dot_product_attention / time at density 0.2, worst block shape",
-        unit="x",
-        paper=None,
-        criterion=at_least(7),
-        obtained="measured",
-        preset="paper",
-        goal=True,
-    ),
-    Claim(
-        "imbalance-before",
-        sentence="Splitting the heads of a sparse layer over 8 devices leaves them unequal work.",
-        source="our computation from per-head block counts the authors published",
-        quantity="sparse imbalance ratio U8R1, mean over clips, layers and steps",
-        unit="",
-        paper=1.402,
-        criterion=at_least(1.2),
-        obtained="modelled",
-        preset="paper",
-    ),
-    Claim(
-        "imbalance-after",
-        sentence="Regrouping the heads greedily makes the work nearly equal.",
-        source="4.2.1; our computation from per-head block counts the authors published",
-        quantity="sparse imbalance ratio U8R1, mean over clips, layers and steps",
-        unit="",
-        paper=1.025,
-        criterion=at_most(1.03),
-        obtained="modelled",
-        preset="paper",
-    ),
-    Claim(
-        "gpu-rate",
-        sentence="On a GPU, at density 1, the kernel keeps a good share of cuDNN's attention.",
-        source="goal",
-        quantity="time of cuDNN attention / time of the Pallas kernel",
-        unit="",
-        paper=None,
-        criterion=at_least(0.6),
-        obtained="measured",
-        preset="gpu",
-        goal=True,
-    ),
-)
-
-ASSUMPTIONS = (
-    "Queries and keys come from real frames through random per-head projections, constants and "
-    "rotations; a trained layer would choose its own heads.",
-    "How sharp heads are is fitted to two published figures, density (0.38 to 0.58) and its "
-    "coefficient of variation over heads (0.61). This decides imbalance-before: the first choice, "
-    "made before any mask was seen, gave milder heads that miss its criterion. The fit came after "
-    "the criterion and after seeing that; the criterion stayed. Both stand in the table.",
-    "The mask rule is SpargeAttn's on 128x64 blocks with similarity 0.1 and mass 0.9; exactness is "
-    "checked on smaller blocks with less mass, so that many are left out.",
-    "Rates count the operations of active blocks only: two matrix products forward, five backward, "
-    "the backward without the forward.",
-    "Dense attention is jax.nn.dot_product_attention, the only one jax has for CPUs. Part of the "
-    "speedup is that ours is faster than it at density 1 too: the table of rates says how much.",
-    "The masks of the timings are random, their heads up to three times as dense as one another.",
-    "Imbalance is in blocks, every block costing the same; no device is simulated.",
-)
 
 
 def run(config: Config, steps: Steps = Steps()) -> Result:

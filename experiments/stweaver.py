@@ -12,6 +12,7 @@ takes about ten minutes on two cores; the comparison with a peer needs omnimallo
 
 import dataclasses
 
+from experiments.claims.stweaver import ASSUMPTIONS, CLAIMS
 from experiments.harness import Missing, Result, Steps, Value
 from experiments.workloads import (
     stweaver_packing,
@@ -20,12 +21,13 @@ from experiments.workloads import (
     stweaver_tables,
     stweaver_training,
 )
-from experiments.workloads.stweaver_claims import CLAIMS as CLAIMS
 from experiments.workloads.stweaver_packing import Published
 from experiments.workloads.stweaver_tables import fallback, mean, ratio
 from experiments.workloads.stweaver_training import BASELINES, Training
 from experiments.workloads.training_steps import MODELS as PROGRAMS
 from jaxlab.stweaver import SCHEDULES, Parallelism
+
+__all__ = ["ASSUMPTIONS", "CLAIMS", "PRESETS", "Config", "run"]
 
 GPT2 = Training("GPT-2-345M", Parallelism(pipeline=4, data=2, microbatch=8, microbatches=8))
 LLAMA = Training("Llama-2-7B", Parallelism(tensor=2, pipeline=2, data=2, microbatches=8))
@@ -144,30 +146,6 @@ PRESETS = {
     ),
     "paper": Config(),
 }
-
-ASSUMPTIONS = (
-    "Traces come from shapes and a model of Megatron-LM (docs/sources/stweaver.md, schedules), not "
-    "from recorded runs. They hold no communication buffers, library workspaces, evaluation or "
-    "logging; real programs are less regular, so online allocators fare better here than measured.",
-    "Eight ranks: GPT-2 with 4 stages and 2 replicas, Llama-2 with 2 tensor ranks, 2 stages and 2 "
-    "replicas, Qwen-MoE with 2 stages and 4 replicas that share the experts. The paper does not "
-    "say how its ranks were split. The first stage is traced.",
-    "Two iterations are replayed, the first with its initialization; the plan is of the same two. "
-    "Efficiency is peak allocated over peak reserved bytes, each at its own time; the fallback "
-    "and the slots count as reserved.",
-    "The allocators are simulators without a device limit, GMLake at its default threshold of "
-    "512 MiB. The plan is the paper's planner in our reading, not the portfolio.",
-    "Routing of tokens is seeded and its skew is a guess made before any replay.",
-    "Plan times: one steady iteration of at least as many requests as the paper's, dynamic ones "
-    "planned like static ones, by adding microbatches; another machine than the paper's. The "
-    "planner runs in a process of its own, its kernels compiled before.",
-    "The price of a request compares two simulators of ours in compiled code, not an allocator in "
-    "a training process.",
-    "MiniMalloc's instances are asked for their capacity; where their load is lower, the lowest "
-    "height is sought afterward with the same limit. supermalloc minimizes with its own limit and "
-    "all threads. Kernels are compiled before.",
-    "Parameters and optimizer state of the JAX steps are donated; a loop moves as one.",
-)
 
 
 def run(config: Config, steps: Steps = Steps()) -> Result:

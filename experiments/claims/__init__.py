@@ -1,1 +1,1 @@
-"""The claims of experiments that declare too many to stand beside their code."""
+"""What each experiment claims, declared before it measures, and what its figures rest on."""
