@@ -9,21 +9,21 @@ import numpy as np
 from jaxtyping import Int64, UInt8
 
 from jaxlab.stweaver.check import Placed
-from jaxlab.stweaver.jaxpr import (
+from jaxlab.stweaver.jaxpr import Program
+from jaxlab.stweaver.jaxpr_trace import program_trace
+from jaxlab.stweaver.planning import plan as plan_memory
+from jaxlab.stweaver.script import (
     Action,
     Apply,
     Branch,
     Loop,
     Operand,
-    Program,
     Script,
     Slice,
     Slot,
     Store,
     Test,
 )
-from jaxlab.stweaver.jaxpr_trace import program_trace
-from jaxlab.stweaver.planning import plan as plan_memory
 
 LINE = 64
 """Bytes: where a slot begins is a multiple, so that jax may read it without a copy."""

@@ -10,18 +10,11 @@ import numpy as np
 from jaxtyping import Int64
 
 from jaxlab.stweaver.bound import next_height
-from jaxlab.stweaver.branch import (
-    FOUND,
-    LOWEST,
-    REFINED,
-    REFUTED,
-    TIGHTEST,
-    UNDECIDED,
-    Search,
-    decide,
-)
+from jaxlab.stweaver.branch import FOUND, REFUTED, UNDECIDED, decide
+from jaxlab.stweaver.choice import LOWEST, REFINED, TIGHTEST
 from jaxlab.stweaver.lifetimes import Lifetimes
 from jaxlab.stweaver.orders import highest_load
+from jaxlab.stweaver.search_state import Search
 
 MAX_REQUESTS = 5_000
 MAX_PAIRS = 10_000_000

@@ -5,7 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from jaxlab.stweaver.jaxpr import PHASES, Program, Script, Slot
+from jaxlab.stweaver.jaxpr import PHASES, Program
+from jaxlab.stweaver.script import Script, Slot
 from jaxlab.stweaver.trace import Trace
 
 

@@ -11,7 +11,8 @@ import numpy as np
 from jax.extend.source_info_util import user_context
 from jaxtyping import Bool, Int64
 
-from jaxlab.stweaver.jaxpr import Apply, Program, Script, Slot
+from jaxlab.stweaver.jaxpr import Program
+from jaxlab.stweaver.script import Apply, Script, Slot
 
 _ALIGNMENT = 64
 

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import strategies as st
 
 from jaxlab.stweaver import Plan, Trace, check, cut_rectangle, plan, read_minimalloc
-from jaxlab.stweaver.branch import FOUND, LOWEST, REFINED, REFUTED, TIGHTEST
+from jaxlab.stweaver.branch import FOUND, REFUTED
+from jaxlab.stweaver.choice import LOWEST, REFINED, TIGHTEST
 from jaxlab.stweaver.exact import Solver, exact, overlaps, suits
 from jaxlab.stweaver.lifetimes import Lifetimes
 from tests.oracles.packing import live_matrix, load, lowest_height
