@@ -2,6 +2,8 @@
 
 import os
 
+import hypothesis
+
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # several workers compile for TPU
 flags = os.environ.get("XLA_FLAGS", "")
@@ -10,8 +12,6 @@ if "xla_force_host_platform_device_count" not in flags:
 if "xla_cpu_multi_thread_eigen" not in flags:  # XLA's pool of threads hangs once in a long while
     flags += " --xla_cpu_multi_thread_eigen=false"
 os.environ["XLA_FLAGS"] = flags.strip()
-
-import hypothesis
 
 hypothesis.settings.register_profile("jaxlab", deadline=None, derandomize=True, max_examples=25)
 hypothesis.settings.load_profile("jaxlab")
