@@ -33,6 +33,7 @@ class Layers:
       heads: of a layer.
       kernels: how they are timed.
       fitted: masks that a home is fitted to.
+      evaluations: of the refined plans.
     """
 
     families: tuple[str, ...] = ("gen", "gen+text", "svg-orig", "radial-var")
@@ -41,6 +42,7 @@ class Layers:
     heads: int = 16
     kernels: Kernels = dataclasses.field(default_factory=Kernels)
     fitted: int = 4
+    evaluations: int = 500_000
 
     def __post_init__(self) -> None:
         if self.seeds < 2 or not self.families:
@@ -72,7 +74,7 @@ def plans_of(blocks: np.ndarray, others: list[np.ndarray], evaluations: int) -> 
     return plans
 
 
-def timed_layer(layers: Layers, family: str, seed: int, evaluations: int) -> dict[str, object]:
+def timed_layer(layers: Layers, family: str, seed: int) -> dict[str, object]:
     """Plans one layer in every way and times its kernels under each.
 
     Returns:
@@ -84,7 +86,7 @@ def timed_layer(layers: Layers, family: str, seed: int, evaluations: int) -> dic
     others = [
         family_mask(family, layer=1 + layer, step=0, **draw) for layer in range(layers.fitted)
     ]
-    plans = plans_of(blocks, others, evaluations)
+    plans = plans_of(blocks, others, layers.evaluations)
     seconds = step_seconds(layers.kernels, blocks, plans)
     rows = {}
     for name, one in plans.items():

@@ -62,11 +62,13 @@ def rows_of(layers, seconds_per_block):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(timed_layers, "step_seconds", exact)
-        return [timed_layers.timed_layer(layers, "gen", seed, 2000) for seed in range(layers.seeds)]
+        return [timed_layers.timed_layer(layers, "gen", seed) for seed in range(layers.seeds)]
 
 
 def test_exact_kernels_are_judged_without_regret():
-    layers = Layers(families=("gen",), n=64, heads=8, kernels=Kernels(dim=8), fitted=1)
+    layers = Layers(
+        families=("gen",), n=64, heads=8, kernels=Kernels(dim=8), fitted=1, evaluations=2000
+    )
     rows = rows_of(layers, 1e-6)
     assert r_squared(rows) == pytest.approx(1)
     found = judge(layers, rows, Setting())
