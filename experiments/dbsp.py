@@ -17,7 +17,7 @@ import numpy as np
 from experiments.assets import AssetUnavailable
 from experiments.assets.video import CLIPS
 from experiments.claims.dbsp import ASSUMPTIONS, BARS, CLAIMS
-from experiments.harness import Missing, Result, Steps, Table, Value
+from experiments.harness import Missing, Result, Steps, Value
 from experiments.workloads.block_balance import (
     BOUND,
     CONTIGUOUS,
@@ -27,10 +27,20 @@ from experiments.workloads.block_balance import (
     clip_balance,
     family_balance,
 )
+from experiments.workloads.dbsp_tables import (
+    METHODS,
+    costs_table,
+    fronts_table,
+    heads_table,
+    planning_table,
+    policies_table,
+    sharded_table,
+    times_table,
+)
 from experiments.workloads.eight_devices import Sharded, on_eight_devices
 from experiments.workloads.mask_families import family_mask
 from experiments.workloads.parallel_attention import Kernels, Setting, end_to_end, overhead
-from experiments.workloads.planning_cost import LAYER_SECONDS, SHORT, greedy_cost, search_cost
+from experiments.workloads.planning_cost import LAYER_SECONDS, greedy_cost, search_cost
 from experiments.workloads.replanning import THRESHOLDS, at_thresholds, by_drift, ratios_by_step
 from experiments.workloads.sparge_trace import balance, check, sparge_trace, statistics
 from experiments.workloads.timed_layers import (
@@ -45,8 +55,6 @@ from experiments.workloads.video_window import Window
 from jaxlab.dbsp import CostModel
 
 __all__ = ["ASSUMPTIONS", "CLAIMS", "PRESETS", "Config", "run"]
-
-METHODS = ("none", "snake", "greedy", "refined")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,7 +146,7 @@ PRESETS = {
             fitted=1,
             evaluations=20_000,
         ),
-        sharded=Sharded(degrees=((2, 2),), dit_degrees=((2, 4),), layers=1, steps=3),
+        sharded=Sharded(degrees=((2, 2),), dit_degrees=()),
         planned=64,
         planned_heads=16,
     ),
@@ -229,9 +237,13 @@ def run(config: Config, steps: Steps = Steps()) -> Result:
         "overhead": costs,
     }
     tables = (
-        *_balance_tables(heads, fixed, drift, blocks, clips),
-        *_time_tables(config, layers, costs, planning, served),
-        _sharded_table(sharded),
+        heads_table(heads, clips),
+        policies_table(fixed, drift),
+        fronts_table(blocks, clips),
+        times_table(config.layers, layers),
+        costs_table(costs),
+        planning_table(planning, served),
+        sharded_table(sharded),
     )
     return Result(values, tables, facts=facts)
 
@@ -271,6 +283,8 @@ def planning_cost(config: Config, model: CostModel, interval: float) -> dict[str
     blocks, other = (family_mask("gen", layer=layer, **draw) for layer in (0, 1))
     evaluations = config.blocks[0].evaluations
     return {
+        "mask": list(blocks.shape[:2]),
+        "long": evaluations,
         "greedy": greedy_cost(blocks, model),
         "search": search_cost(blocks, [other], evaluations=evaluations, interval=interval),
     }
@@ -307,19 +321,23 @@ def _pictured(plans: dict) -> dict[str, dict]:
     }
 
 
-def _exact_values(sharded: dict) -> dict[str, Value]:
+def _exact_values(sharded: dict) -> dict[str, Value | Missing]:
     layers, dit = sharded["layers"], sharded["dit"]
+    values = dict.fromkeys(("dit-exact", "dit-replans"), Missing("no transformer was asked for"))
+    if dit:
+        values = {
+            "dit-exact": Value(max(row["difference"] for row in dit), "deterministic", 5e-5),
+            "dit-replans": Value(min(row["replans"] for row in dit)),
+        }
+    for way in ("forward", "backward"):
+        worst = max(row[way] for row in layers)
+        values[f"{way}-exact"] = Value(worst, "deterministic", tolerance=5e-6)
     return {
-        **{
-            f"{way}-exact": Value(max(row[way] for row in layers), "deterministic", tolerance=5e-6)
-            for way in ("forward", "backward")
-        },
+        **values,
         "bytes-account": Value(
             all(row["sent"] == row["accounted"] >= row["needed"] for row in layers)
         ),
         "no-gather": Value(sum(row["gathers"] for row in layers)),
-        "dit-exact": Value(max(row["difference"] for row in dit), "deterministic", tolerance=5e-5),
-        "dit-replans": Value(min(row["replans"] for row in dit)),
     }
 
 
@@ -408,133 +426,3 @@ def _planning_values(planning: dict, interval: float) -> dict[str, Value]:
         "search-hidden": Value(search["long"]["seconds"] / (interval * LAYER_SECONDS), "timed"),
         "home-share": Value(search["home"]["seconds"] / search["home"]["saved"], "timed"),
     }
-
-
-def _balance_tables(
-    heads: list[dict], fixed: dict, drift: dict, blocks: dict[str, dict], clips: dict[str, dict]
-) -> tuple[Table, ...]:
-    by_method = Table(
-        "Mean imbalance ratio of heads",
-        ("masks", "groups", *METHODS),
-        (
-            *(
-                (
-                    "synthetic traces",
-                    int(groups),
-                    *(
-                        np.mean([one["ratios"][groups][method] for one in heads])
-                        for method in METHODS
-                    ),
-                )
-                for groups in heads[0]["ratios"]
-            ),
-            *((name, 8, *(one["heads"][x] for x in METHODS)) for name, one in clips.items()),
-        ),
-    )
-    reuse = Table(
-        "Plans made in 30 steps and mean imbalance ratio at 8 groups, one step of lag",
-        ("policy", "threshold", "cost", "plans a layer", "ratio"),
-        (
-            *(
-                ("fixed, whole model", float(threshold), None, *np.mean(scores, axis=0))
-                for threshold, scores in fixed.items()
-            ),
-            *(
-                (
-                    f"drift-aware, by {name.split()[0]}",
-                    float(name.split()[1]),
-                    one["cost"],
-                    *np.mean(one["scores"], axis=0),
-                )
-                for name, one in drift.items()
-            ),
-        ),
-        caption="Each drift-aware row makes at most as many plans as the threshold beside it, on "
-        "other seeds. The first step always runs unplanned.",
-    )
-    rows = [
-        (int(n), name, plan, *row)
-        for n, of_size in blocks.items()
-        for name, plans in of_size.items()
-        for plan, row in plans.items()
-    ] + [
-        (None, f"{name} {ring}", plan, *row)
-        for name, one in clips.items()
-        for ring in ("R4", "R8")
-        for plan, row in one[ring].items()
-    ]
-    fronts = Table(
-        "Imbalance ratio of block plans and what they move",
-        ("n", "masks", "plan", "mean", "worst", "queries moved", "keys moved", "layers"),
-        tuple(rows),
-        caption="Moved from the home that the plan names, else from contiguous shards; striped "
-        "and fitted homes are folded into the token order once. A lower bound holds for every plan "
-        "that moves no more, but need not be reached.",
-    )
-    return by_method, reuse, fronts
-
-
-def _time_tables(
-    config: Config, layers: list[dict], costs: dict[str, float], planning: dict, interval: float
-) -> tuple[Table, ...]:
-    times = Table(
-        "Modelled time of a layer, U8R1 without a plan = 1",
-        ("bandwidth, GB/s", "latency, us", "plan", "time"),
-        tuple(
-            (setting.bandwidth / 1e9, setting.latency * 1e6, name, seconds.mean() / unplanned)
-            for setting in (
-                Setting(),
-                Setting(bandwidth=40e9),
-                Setting(bandwidth=640e9),
-                Setting(latency=200e-6),
-            )
-            for judged in [judge(config.layers, layers, setting)]
-            for unplanned in [judged.seconds["none U8R1"].mean()]
-            for name, seconds in judged.seconds.items()
-        ),
-        caption="Kernels measured, links modelled.",
-    )
-    accounts = Table(
-        "Cost of balancing, part of attention", ("part", "share"), tuple(costs.items())
-    )
-    greedy, search = planning["greedy"], planning["search"]
-    long = config.blocks[0].evaluations
-    names = {
-        "short": f"refined from contiguous, {SHORT} evaluations",
-        "long": f"refined from contiguous, {long} evaluations",
-        "home": "fitting a home once, no plan after",
-    }
-    rates = Table(
-        f"Planning one layer, n = {config.planned}, {config.planned_heads} heads",
-        ("what", "milliseconds", "ratio reached", "milliseconds saved"),
-        (
-            ("greedy, four pairs of degrees", 1e3 * greedy["plans"], greedy["ratio"], None),
-            ("choosing among them", 1e3 * greedy["prediction"], None, None),
-            ("copy of the mask from a device", 1e3 * greedy["copy"], None, None),
-            *(
-                (name, 1e3 * one["seconds"], one["ratio"], 1e3 * one["saved"])
-                for key, name in names.items()
-                for one in [search[key]]
-            ),
-        ),
-        caption=f"Saved at U1R8 of {1e3 * LAYER_SECONDS:g} ms a layer without a plan, until the "
-        f"next plan {interval:.1f} steps later; by a home in a run of 40 layers and 30 steps.",
-    )
-    return times, accounts, rates
-
-
-def _sharded_table(sharded: dict) -> Table:
-    return Table(
-        "The sharded layer on virtual devices",
-        ("degrees", "error forward", "error backward", "bytes needed", "bytes accounted, padded",
-         "bytes sent"),
-        tuple(
-            (
-                "U{}R{}".format(*row["degrees"]),
-                *(row[x] for x in ("forward", "backward", "needed", "accounted", "sent")),
-            )
-            for row in sharded["layers"]
-        ),
-        caption="All devices together, one forward pass; sent is read from the compiled program. "
-        "Padding: heads, tokens and slots of the exchange.",
-    )  # fmt: skip

@@ -120,7 +120,7 @@ EXACT = (
         paper=None,
         criterion=at_most(1e-4),
         obtained="exact",
-        preset="smoke",
+        preset="paper",
         goal=True,
     ),
     Claim(
@@ -132,7 +132,7 @@ EXACT = (
         paper=None,
         criterion=at_least(1),
         obtained="exact",
-        preset="smoke",
+        preset="paper",
         goal=True,
     ),
 )
