@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 from experiments.harness import Result
 
-NAMES = {"none U1R8": "no plan", "db-SP U1R8": "db-SP", "refined U1R8": "refined, fitted home"}
+NAMES = {"none U1R8": "no plan", "db-SP U1R8": "db-SP", "refined U1R8": "refined"}
 UNMOVED = ("none", "striped", "fitted home")
 KINDS = (
     ("greedy", "s-", "greedy, reward 0 to 10"),
