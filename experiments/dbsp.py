@@ -310,13 +310,9 @@ def speedups(layers: list[dict], judged: Judged) -> dict[str, float]:
 
 
 def _pictured(plans: dict) -> dict[str, dict]:
-    """Work and orders of the plans that the pictures show."""
+    """Work and placed masks of the plans that the pictures show."""
     return {
-        name: {
-            "work": plans[name]["work"],
-            "q_order": plans[name]["plan"]["q_order"],
-            "kv_order": plans[name]["plan"]["kv_order"],
-        }
+        name: {part: plans[name][part] for part in ("work", "placed")}
         for name in ("none U1R8", "db-SP U1R8", "refined U1R8")
     }
 

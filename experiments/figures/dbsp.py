@@ -36,28 +36,22 @@ def draw(result: Result) -> dict[str, Figure]:
 
 
 def _owners(layer: dict) -> Figure:
-    """The rank of every query block, and in which ring step it meets every key block."""
-    figure, axes = plt.subplots(1, 3, figsize=(7.5, 3), sharey=True)
+    """The mask in the order of the shards: a row of tiles is a rank, a diagonal a ring step."""
+    figure, axes = plt.subplots(1, 3, figsize=(7.5, 2.9), sharey=True)
     for axis, (name, title) in zip(axes, NAMES.items(), strict=True):
         plan = layer["plans"][name]
-        ring = len(plan["work"][0])
-        q_shard, kv_shard = (_shards(plan[x][0], ring) for x in ("q_order", "kv_order"))
-        step = (kv_shard[None] - q_shard[:, None]) % ring
-        axis.imshow(step, cmap="viridis", interpolation="nearest", rasterized=True)
-        ranks = q_shard[:, None].repeat(max(len(q_shard) // 16, 1), 1)
-        edge = axis.inset_axes((-0.09, 0, 0.06, 1))
-        edge.imshow(ranks, cmap="tab10", aspect="auto", interpolation="nearest", rasterized=True)
-        edge.set_axis_off()
-        axis.set(title=title, xlabel="key block", xticks=[], yticks=[])
+        placed, ring = np.array(plan["placed"]), len(plan["work"][0])
+        axis.imshow(placed, cmap="viridis", interpolation="nearest", extent=(0, ring, ring, 0))
+        for edge in range(1, ring):
+            axis.axhline(edge, color="#8a7a22", linewidth=0.7)
+            axis.axvline(edge, color="#8a7a22", linewidth=0.7)
+        ranks = np.arange(ring)
+        axis.set_xticks(ranks + 0.5, ranks)
+        axis.set_yticks(ranks + 0.5, ranks)
         axis.grid(visible=False)
-    axes[0].set_ylabel("query block", labelpad=14)
+        axis.set(title=title, xlabel="shard of keys")
+    axes[0].set_ylabel("rank")
     return figure
-
-
-def _shards(order: list[int], ring: int) -> np.ndarray:
-    shards = np.empty(len(order), int)
-    shards[order] = np.arange(len(order)) * ring // len(order)
-    return shards
 
 
 def _steps(layer: dict) -> Figure:

@@ -78,8 +78,9 @@ def timed_layer(layers: Layers, family: str, seed: int) -> dict[str, object]:
     """Plans one layer in every way and times its kernels under each.
 
     Returns:
-      ``family``, ``seed``, ``density`` and by plan: the ``plan``, ``work`` ``[U, R, R]``, ``ratio``
-      and ``seconds`` ``[U, steps, ranks]``.
+      ``family``, ``seed``, ``density`` and by plan: the ``plan``, ``work`` ``[U, R, R]``,
+      ``ratio``, ``seconds`` ``[U, steps, ranks]`` and, for a single group, ``placed``: a picture of
+      the mask, summed over heads, in the order of the shards.
     """
     draw = {"seed": seed, "n": layers.n, "heads": layers.heads}
     blocks = family_mask(family, layer=0, step=1, **draw)
@@ -96,8 +97,17 @@ def timed_layer(layers: Layers, family: str, seed: int) -> dict[str, object]:
             "work": work,
             "ratio": imbalance_ratio(work),
             "seconds": seconds[name],
+            "placed": _placed(blocks, one) if one.ulysses == 1 else [],
         }
     return {"family": family, "seed": seed, "density": blocks.mean(), "plans": rows}
+
+
+def _placed(blocks: np.ndarray, one: Plan, size: int = 64) -> np.ndarray:
+    """Percentage of active blocks in each cell of a picture, shard after shard."""
+    placed = blocks.mean(0)[np.ix_(one.q_order[0], one.kv_order[0])]
+    cell = max(len(placed) // size, 1)
+    cells = placed.reshape(len(placed) // cell, cell, -1, cell).mean((1, 3))
+    return np.rint(100 * cells).astype(int)
 
 
 @dataclasses.dataclass(frozen=True)
