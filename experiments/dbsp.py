@@ -67,6 +67,7 @@ class Clips:
       layers: how many homes are fitted to, and as many others judged.
       heads: of a layer.
       dim: head size.
+      blocks: tokens of a query block and of a key block.
     """
 
     names: tuple[str, ...] = ("carphone_pristine", "bikes")
@@ -74,6 +75,7 @@ class Clips:
     layers: int = 2
     heads: int = 40
     dim: int = 64
+    blocks: tuple[int, int] = (128, 64)
 
     def __post_init__(self) -> None:
         for name in self.names:
@@ -137,6 +139,7 @@ PRESETS = {
             layers=1,
             heads=16,
             dim=32,
+            blocks=(32, 32),
         ),
         layers=Layers(
             families=("gen",),
@@ -272,6 +275,7 @@ def clip_layers(config: Config, name: str) -> dict[str, object]:
         heads=clips.heads,
         dim=clips.dim,
         layers=clips.layers,
+        blocks=clips.blocks,
         evaluations=config.blocks[0].evaluations,
         seed=config.seed,
     )

@@ -170,7 +170,15 @@ def mean_and_worst(rows: Sequence[Mapping[str, Row]]) -> dict[str, list[float]]:
 
 
 def clip_balance(
-    window: Window, name: str, *, heads: int, dim: int, layers: int, evaluations: int, seed: int
+    window: Window,
+    name: str,
+    *,
+    heads: int,
+    dim: int,
+    layers: int,
+    blocks: tuple[int, int],
+    evaluations: int,
+    seed: int,
 ) -> dict[str, object]:
     """Plans the layers that look at a real clip, their homes fitted to other layers at the start.
 
@@ -181,6 +189,7 @@ def clip_balance(
       heads: of a layer.
       dim: head size.
       layers: how many are fitted to, and as many others judged.
+      blocks: tokens of a query block and of a key block.
       evaluations: of the refined plans.
       seed: of the layers.
 
@@ -193,14 +202,15 @@ def clip_balance(
     """
     video = window.video(name)
 
-    def mask(layer: int, step: int) -> np.ndarray:
+    def drawn(layer: int, step: int) -> np.ndarray:
         key = jax.random.fold_in(jax.random.key(seed), layer)
         q, k, _ = window.inputs(video, step, key=key, heads=heads, dim=dim)
-        return np.asarray(sparge_mask(q, k).blocks)[0]
+        mask = sparge_mask(q, k, q_block=blocks[0], kv_block=blocks[1])
+        return np.asarray(mask.blocks)[0]
 
-    others = [mask(layer, 0) for layer in range(layers)]
+    others = [drawn(layer, 0) for layer in range(layers)]
     judged = [
-        tuple(mask(layers + layer, window.steps - back) for back in (2, 1))
+        tuple(drawn(layers + layer, window.steps - back) for back in (2, 1))
         for layer in range(layers)
     ]
     found: dict[str, object] = {
