@@ -36,9 +36,9 @@ class Layers:
       evaluations: of the refined plans.
     """
 
-    families: tuple[str, ...] = ("gen", "gen+text", "svg-orig", "radial-var")
+    families: tuple[str, ...] = ("gen", "svg-orig", "radial-var")
     seeds: int = 2
-    n: int = 256
+    n: int = 64
     heads: int = 16
     kernels: Kernels = dataclasses.field(default_factory=Kernels)
     fitted: int = 4
