@@ -37,7 +37,7 @@ def draw(result: Result) -> dict[str, Figure]:
 
 def _owners(layer: dict) -> Figure:
     """The mask in the order of the shards: a row of tiles is a rank, a diagonal a ring step."""
-    figure, axes = plt.subplots(1, 3, figsize=(7.5, 2.9), sharey=True)
+    figure, axes = plt.subplots(1, 3, figsize=(7.5, 3.3), sharey=True)
     for axis, (name, title) in zip(axes, NAMES.items(), strict=True):
         plan = layer["plans"][name]
         placed, ring = np.array(plan["placed"]), len(plan["work"][0])
