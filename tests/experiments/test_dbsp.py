@@ -6,7 +6,17 @@ import numpy as np
 import pytest
 
 from experiments import dbsp
+from experiments.harness import Missing
 from experiments.workloads import timed_layers
+from experiments.workloads.block_balance import (
+    BOUND,
+    CONTIGUOUS,
+    LATER,
+    NEAR,
+    Blocks,
+    mean_and_worst,
+)
+from experiments.workloads.eight_devices import Sharded
 from experiments.workloads.parallel_attention import Kernels, Setting
 from experiments.workloads.timed_layers import DEGREES, Judged, Layers, judge, r_squared
 from jaxlab.dbsp import CostModel, Links, Plan
@@ -49,6 +59,41 @@ def test_policies_are_compared_at_as_many_plans():
         assert dbsp._gain(fixed, drift, 1.1) == pytest.approx(gain)
 
 
+def rows_of_plans(**ratios):
+    plans = {"near": NEAR, "later": LATER, "moved": CONTIGUOUS, "home": "fitted home"}
+    rows = {plan: [ratios[name], 9.0, 0.1, 0.1, 1] for name, plan in plans.items()}
+    return {**rows, "greedy, reward 0": [1.5, 9.0, 0.9, 0.9, 1]}
+
+
+def test_bars_take_the_worst_family_of_their_ring():
+    blocks = {
+        "gen R4": rows_of_plans(home=1.1, near=1.2, later=1.3, moved=1.4),
+        "svg-reord R4": rows_of_plans(home=1.2, near=1.1, later=1.3, moved=1.5),
+        "gen R8": rows_of_plans(home=2.1, near=2.2, later=2.3, moved=2.4),
+        "svg-reord R8": rows_of_plans(home=3.1, near=3.2, later=3.3, moved=3.4),
+    }
+    blocks["gen R8"][BOUND] = [2.0, 2.0, 0.2, 0.25, 1]
+    found = dbsp._block_values([blocks])
+    expected = {
+        "home-r4": 1.2, "home-r8": 2.1, "home-r8-svg": 3.1, "near-home-r4": 1.2,
+        "near-home-r8": 2.2, "near-home-r8-svg": 3.2, "later-r4": 1.3, "later-r8": 2.3,
+        "moved-r4": 1.5, "moved-r8": 3.4, "bound-valid": 1.2, "blocks-greedy": 1.5,
+    }  # fmt: skip
+    assert {name: found[name].value for name in expected} == pytest.approx(expected)
+    assert isinstance(found["home-r4-long"], Missing)
+    other = {
+        name: dict(rows, **{"fitted home": [7.0, 9.0, 0, 0, 1]}) for name, rows in blocks.items()
+    }
+    assert dbsp._block_values([blocks, other])["home-r4-long"].value == 7.0
+
+
+def test_plans_of_some_layers_only_are_averaged_over_those():
+    rows = [{"a": (1.0, 0.0, 0.2), "b": (2.0, 0.4, 0.4)}, {"a": (3.0, 0.2, 0.0)}]
+    found = mean_and_worst(rows)
+    assert found["a"] == pytest.approx([2.0, 3.0, 0.1, 0.1, 2])
+    assert found["b"] == pytest.approx([2.0, 2.0, 0.4, 0.4, 1])
+
+
 def rows_of(layers, seconds_per_block):
     """Timed layers whose kernels take exactly a price for every block."""
 
@@ -62,11 +107,13 @@ def rows_of(layers, seconds_per_block):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(timed_layers, "step_seconds", exact)
-        return [timed_layers.timed_layer(layers, "gen", seed, 2000) for seed in range(layers.seeds)]
+        return [timed_layers.timed_layer(layers, "gen", seed) for seed in range(layers.seeds)]
 
 
 def test_exact_kernels_are_judged_without_regret():
-    layers = Layers(families=("gen",), n=64, heads=8, kernels=Kernels(dim=8), fitted=1)
+    layers = Layers(
+        families=("gen",), n=64, heads=8, kernels=Kernels(dim=8), fitted=1, evaluations=2000
+    )
     rows = rows_of(layers, 1e-6)
     assert r_squared(rows) == pytest.approx(1)
     found = judge(layers, rows, Setting())
@@ -86,14 +133,28 @@ def test_exact_kernels_are_judged_without_regret():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"families": ("nothere",)}, "'nothere' is unknown"),
         ({"traces": (100,)}, "must not overlap"),
-        ({"seeds": 0}, "at least one seed"),
+        ({"blocks": ()}, "at least one entry"),
     ],
 )
 def test_bad_configs_are_refused(change, message):
     with pytest.raises(ValueError, match=message):
         dataclasses.replace(SMOKE, **change)
+
+
+@pytest.mark.parametrize(
+    ("kind", "change", "message"),
+    [
+        (Blocks, {"families": ("nothere",)}, "'nothere' is unknown"),
+        (Blocks, {"n": 65}, "n=65 must be one of"),
+        (Blocks, {"seeds": 0}, "seeds=0 must be at least 1"),
+        (dbsp.Clips, {"names": ("nothere",)}, "'nothere' is unknown"),
+        (Sharded, {"degrees": ((3, 3),)}, "not 1 to 8 devices"),
+    ],
+)
+def test_bad_parts_of_configs_are_refused(kind, change, message):
+    with pytest.raises(ValueError, match=message):
+        kind(**change)
 
 
 def test_layers_need_a_seed_to_judge_and_divide():

@@ -1,0 +1,150 @@
+"""Tables of the db-SP experiment."""
+
+import numpy as np
+
+from experiments.harness import Table
+from experiments.workloads.parallel_attention import Setting
+from experiments.workloads.planning_cost import LAYER_SECONDS, SHORT
+from experiments.workloads.timed_layers import Layers, judge
+
+METHODS = ("none", "snake", "greedy", "refined")
+
+
+def heads_table(heads: list[dict], clips: dict[str, dict]) -> Table:
+    """Every way to group heads, on traces and clips."""
+    return Table(
+        "Mean imbalance ratio of heads",
+        ("masks", "groups", *METHODS),
+        (
+            *(
+                (
+                    "synthetic traces",
+                    int(groups),
+                    *(
+                        np.mean([one["ratios"][groups][method] for one in heads])
+                        for method in METHODS
+                    ),
+                )
+                for groups in heads[0]["ratios"]
+            ),
+            *((name, 8, *(one["heads"][x] for x in METHODS)) for name, one in clips.items()),
+        ),
+    )
+
+
+def policies_table(fixed: dict, drift: dict) -> Table:
+    """Plans made and ratios kept by every policy."""
+    return Table(
+        "Plans made in 30 steps and mean imbalance ratio at 8 groups, one step of lag",
+        ("policy", "threshold", "cost", "plans a layer", "ratio"),
+        (
+            *(
+                ("fixed, whole model", float(threshold), None, *np.mean(scores, axis=0))
+                for threshold, scores in fixed.items()
+            ),
+            *(
+                (
+                    f"drift-aware, by {name.split()[0]}",
+                    float(name.split()[1]),
+                    one["cost"],
+                    *np.mean(one["scores"], axis=0),
+                )
+                for name, one in drift.items()
+            ),
+        ),
+        caption="Each drift-aware row makes at most as many plans as the threshold beside it, on "
+        "other seeds. The first step always runs unplanned.",
+    )
+
+
+def fronts_table(blocks: dict[str, dict], clips: dict[str, dict]) -> Table:
+    """Every block plan with what it moves."""
+    rows = [
+        (int(n), name, plan, *row)
+        for n, of_size in blocks.items()
+        for name, plans in of_size.items()
+        for plan, row in plans.items()
+    ] + [
+        (None, f"{name} {ring}", plan, *row)
+        for name, one in clips.items()
+        for ring in ("R4", "R8")
+        for plan, row in one[ring].items()
+    ]
+    return Table(
+        "Imbalance ratio of block plans and what they move",
+        ("n", "masks", "plan", "mean", "worst", "queries moved", "keys moved", "layers"),
+        tuple(rows),
+        caption="Moved from the home that the plan names, else from contiguous shards; striped "
+        "and fitted homes are folded into the token order once. A lower bound holds for every plan "
+        "that moves no more, but need not be reached.",
+    )
+
+
+def times_table(layers: Layers, rows: list[dict]) -> Table:
+    """Modelled times of every plan over several links."""
+    return Table(
+        "Modelled time of a layer, U8R1 without a plan = 1",
+        ("bandwidth, GB/s", "latency, us", "plan", "time"),
+        tuple(
+            (setting.bandwidth / 1e9, setting.latency * 1e6, name, seconds.mean() / unplanned)
+            for setting in (
+                Setting(),
+                Setting(bandwidth=40e9),
+                Setting(bandwidth=640e9),
+                Setting(latency=200e-6),
+            )
+            for judged in [judge(layers, rows, setting)]
+            for unplanned in [judged.seconds["none U8R1"].mean()]
+            for name, seconds in judged.seconds.items()
+        ),
+        caption="Kernels measured, links modelled.",
+    )
+
+
+def costs_table(costs: dict[str, float]) -> Table:
+    """What balancing costs, part by part."""
+    return Table("Cost of balancing, part of attention", ("part", "share"), tuple(costs.items()))
+
+
+def planning_table(planning: dict, interval: float) -> Table:
+    """What planning a layer takes and saves."""
+    greedy, search = planning["greedy"], planning["search"]
+    names = {
+        "short": f"refined from contiguous, {SHORT} evaluations",
+        "long": f"refined from contiguous, {planning['long']} evaluations",
+        "home": "fitting a home once, no plan after",
+    }
+    return Table(
+        "Planning one layer, mask of {} heads and {} blocks".format(*planning["mask"]),
+        ("what", "milliseconds", "ratio reached", "milliseconds saved"),
+        (
+            ("greedy, four pairs of degrees", 1e3 * greedy["plans"], greedy["ratio"], None),
+            ("choosing among them", 1e3 * greedy["prediction"], None, None),
+            ("copy of the mask from a device", 1e3 * greedy["copy"], None, None),
+            *(
+                (name, 1e3 * one["seconds"], one["ratio"], 1e3 * one["saved"])
+                for key, name in names.items()
+                for one in [search[key]]
+            ),
+        ),
+        caption=f"Saved at U1R8 of {1e3 * LAYER_SECONDS:g} ms a layer without a plan, until the "
+        f"next plan {interval:.1f} steps later; by a home in a run of 40 layers and 30 steps.",
+    )
+
+
+def sharded_table(sharded: dict) -> Table:
+    """Errors and bytes of the layer for every pair of degrees."""
+    return Table(
+        "The sharded layer on virtual devices",
+        ("degrees", "error forward", "error backward", "bytes needed", "bytes accounted, padded",
+         "bytes sent"),
+        tuple(
+            (
+                "U{}R{}".format(*row["degrees"]),
+                *(row[x] for x in ("forward", "backward", "needed", "accounted", "sent")),
+            )
+            for row in sharded["layers"]
+        ),
+        caption="All devices together, one forward pass; sent is read from the compiled program. "
+        "Padding: heads, tokens and slots of the exchange.",
+    )  # fmt: skip
