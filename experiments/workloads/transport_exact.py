@@ -34,8 +34,8 @@ def contact_model(lead: int, kind: str, strength: float) -> Interacting:
     return Interacting(h + h.T, interaction + interaction.T, lead)
 
 
-def dot_models(kind: str, strength: float) -> tuple[Interacting, Interacting, np.ndarray]:
-    """A dot between two leads: closed and open model, and the mask of the left part with the dot.
+def dot_matrices(kind: str, strength: float) -> tuple[np.ndarray, ...]:
+    """A dot between two leads: ``h`` closed and open, interaction, mask of the left part and dot.
 
     ``resonant``: 5 + 1 + 5 sites, the dot's charge repels that of both neighbors. ``spinful``:
     2 + 1 + 2 sites for each spin, and the dot's two charges repel each other.
@@ -50,16 +50,10 @@ def dot_models(kind: str, strength: float) -> tuple[Interacting, Interacting, np
     for pair in pairs:
         interaction[pair] = interaction[pair[::-1]] = strength
     shift = -np.diag(interaction.sum(1)) / 2  # U (n - 1/2) (n - 1/2)
-    particles = lead + 1 if spins == 1 else 5
     closed, opened = (
         np.kron(np.eye(spins), -np.diag(bonds, 1) - np.diag(bonds, -1)) for bonds in (apart, hops)
     )
-    left = np.tile(np.arange(sites) <= lead, spins)
-    return (
-        Interacting(closed, np.zeros_like(interaction), particles),
-        Interacting(opened + shift, interaction, particles),
-        left,
-    )
+    return closed, opened + shift, interaction, np.tile(np.arange(sites) <= lead, spins)
 
 
 @in_double
@@ -67,16 +61,19 @@ def dot_sweep(kinds: tuple[str, ...], strengths: tuple[float, ...], times: tuple
     """Gap S_G - S against U for interactions on a dot."""
     found = {}
     for kind in kinds:
-        closed, _, left = dot_models(kind, 0.0)
-        single = closed.sites == 11
-        groups = (5, 1, 5) if single else (2, 1, 2) * 2
-        charges = (4, 0, 2) if single else (2, 1, 0, 1, 0, 1)
-        start = closed.ground_state(subsystems(*groups), charges)
-        found[kind] = [
-            {"strength": u, **row}
-            for u in strengths
-            for row in _gaps(dot_models(kind, u)[1], start, times, left)
-        ]
+        groups, charges = (5, 1, 5), (4, 0, 2)
+        if kind == "spinful":
+            groups, charges = (2, 1, 2) * 2, (2, 1, 0, 1, 0, 1)
+        closed, _, interaction, left = dot_matrices(kind, 0.0)
+        particles = sum(charges)
+        start = Interacting(closed, interaction, particles).ground_state(
+            subsystems(*groups), charges
+        )
+        found[kind] = []
+        for u in strengths:
+            _, opened, interaction, _ = dot_matrices(kind, u)
+            model = Interacting(opened, interaction, particles)
+            found[kind] += [{"strength": u, **row} for row in _gaps(model, start, times, left)]
     return found
 
 

@@ -10,7 +10,7 @@ from experiments.workloads.transport_free import in_double
 from jaxlab.vne import block_diag, certificate, entropy, evolve_eig, ground_corr, hopping_chain, qpc
 
 CONTACT = 0.5
-_STEP = 0.1
+_STEP = 0.2
 """Of the fourth-order splitting."""
 
 
