@@ -82,8 +82,8 @@ class Config:
     quench_times: tuple[float, ...] = (0.5, 1.0, 2.0, 3.0, 4.0)
     grown: tuple[float, ...] = (1.0, 2.0, 4.0)
     long_leads: tuple[int, ...] = (8, 10)
-    chain: tuple[int, float, int] | None = (20, 1.0, 96)
-    chain_times: tuple[float, ...] = (1.0, 2.0, 3.0, 4.0)
+    chain: tuple[int, float, int] | None = (20, 0.5, 64)
+    chain_times: tuple[float, ...] = (1.0, 2.0, 3.0)
     brackets: int = 1200
     counted: tuple[int, ...] = (100, 1000, 10_000)
     repeats: int = 1000

@@ -303,7 +303,7 @@ CLAIMS = (
         "quimb-ratio",
         sentence="They are faster than matrix products for free fermions.",
         source="goal",
-        quantity="time of quimb / ours, 40 sites, times 1 to 4",
+        quantity="time of quimb / ours, 40 sites, times 1 to 3",
         unit="x",
         paper=None,
         criterion=at_least(10),
@@ -332,6 +332,6 @@ ASSUMPTIONS = (
     "vanishes by symmetry.",
     "The opened contact is fitted between t = 10 and t = 40, and extrapolated in 1/L^2, as the "
     "chord length sin(pi t / L) has it.",
-    "Matrix-product states have half-filled leads and at most 96 singular values at a bond.",
+    "Matrix-product states have half-filled leads and at most 64 singular values at a bond.",
     "The spinful dot has two sites a lead, so that reflections return early.",
 )

@@ -163,7 +163,7 @@ def opening_law(leads: tuple[int, ...], window: tuple[float, float]) -> dict:
 
     The window is the same for all leads, so that their length alone is extrapolated.
     """
-    slopes, times = [], np.geomspace(*window, 8)
+    slopes, curves, times = [], [], np.geomspace(*window, 8)
     for lead in leads:
         half = ground_corr(hopping_chain(lead), lead // 2)
         found = evolve_eig(
@@ -173,9 +173,16 @@ def opening_law(leads: tuple[int, ...], window: tuple[float, float]) -> dict:
             sites=np.arange(lead),
             measure=entropy,
         )
+        curves.append(found)
         slopes.append(float(np.polyfit(np.log(times), np.asarray(found), 1)[0]))
     limit = np.polyfit(1.0 / np.square(leads), slopes, 1)[1] if len(leads) > 1 else slopes[0]
-    return {"leads": leads, "slopes": slopes, "limit": float(limit)}
+    return {
+        "leads": leads,
+        "times": times,
+        "entropy": curves,
+        "slopes": slopes,
+        "limit": float(limit),
+    }
 
 
 def _star(lead: int, coupling, fillings: tuple[int, int, int], environment: int):

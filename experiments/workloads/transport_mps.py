@@ -42,7 +42,7 @@ def evolver(state, lead: int, strength: float, bond: int):
     terms = {(n, n + 1): hop + charge for n in range(2 * lead - 1)}
     terms[lead - 1, lead] = CONTACT * hop
     ham = qtn.LocalHam1D(2 * lead, H2=terms)
-    options = {"cutoff": 1e-11, "max_bond": bond}
+    options = {"cutoff": 1e-10, "max_bond": bond}
     return qtn.TEBD(state, ham, dt=_STEP, progbar=False, split_opts=options)
 
 
