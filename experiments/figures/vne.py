@@ -1,4 +1,4 @@
-"""Light cone, entropy against ln t and its spectrum, gap against U, quenches, brackets, environment."""
+"""Light cone, entropy against ln t, entanglement spectrum, gap against U, brackets, environment."""
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -158,5 +158,6 @@ def _quenches(rows: list[dict]) -> Figure:
         column[1].set_xlabel("time, 1/J")
     axes[0, 0].set_ylabel("S_G - S, nats")
     axes[1, 0].set_ylabel("bracket around S, nats")
-    axes[0, -1].legend(title="couplings", fontsize=8)
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=3)
     return figure
