@@ -10,7 +10,7 @@ from experiments.workloads.transport_free import in_double
 from jaxlab.vne import block_diag, certificate, entropy, evolve_eig, ground_corr, hopping_chain, qpc
 
 CONTACT = 0.5
-_STEP = 0.2
+_STEP = 0.1
 """Of the fourth-order splitting."""
 
 
@@ -25,6 +25,7 @@ def leads(lead: int, strength: float, bond: int):
     solver = qtn.DMRG2(
         qtn.MPO_ham_heis(lead, j=(-2.0, -2.0, strength)), bond_dims=[16, 32, bond], cutoffs=1e-12
     )
+    solver.opts["local_eig_tol"] = 1e-10  # 1e-3 is too coarse for correlations
     solver.solve(tol=1e-13, max_sweeps=20, verbosity=0)
     solver.state.normalize()
     half = _tensors(solver.state)
