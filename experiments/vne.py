@@ -100,14 +100,14 @@ class Config:
 
 
 NOTES = (
-    "Shortly after the contact opens (t = 0.5) the gap S_G - S grows with a power of U near 3.4: "
-    "its second-order part has not built up yet, and it is a hundred-thousandth of S. "
-    "`boundary-exponent` keeps that time and fails there; `boundary-exponent-grown`, at the design "
-    "note's times and on dots too, was added after that was seen.",
+    "Shortly after the contact opens the gap S_G - S grows with a higher power of U: its "
+    "second-order part has not built up yet, and it is tiny beside S. `boundary-exponent` keeps "
+    "the time 0.5 that was declared first; `boundary-exponent-grown`, at the design note's times "
+    "and on dots too, was added after that was seen.",
     "The slope after the opening was first fitted up to t = L / 8 for each lead, where the chord "
-    "length flattens it at every L: 0.3227 then. A window of fixed times replaced it after that.",
-    "From thermal starts the certificate gains next to nothing from two-point data: the entropy of "
-    "the start is larger than that of any pair of modes, which could tell what the rest knows.",
+    "length flattens it at every L. A window of fixed times replaced it after that was seen.",
+    "From thermal starts two-point data can tighten the certificate little: the entropy of the "
+    "start is larger than that of any pair of modes, which could tell what the rest knows.",
 )
 
 PRESETS = {
@@ -124,13 +124,13 @@ PRESETS = {
         level=(20, 1.0),
         exact_lead=3,
         sweep=(0.1, 0.2),
-        dots=("resonant",),
+        dots=(),
         quenched=(1.0,),
         quench_times=(0.5, 1.0),
         grown=(1.0,),
         long_leads=(),
         chain=None,
-        brackets=30,
+        brackets=0,
         counted=(1000,),
         repeats=30,
         design=None,

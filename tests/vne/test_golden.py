@@ -1,5 +1,6 @@
 """Numbers computed independently of this package, and laws known in closed form."""
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.special
@@ -166,9 +167,14 @@ def test_open_domain_wall_grows_like_a_logarithm():
         qpc(400, 400), start, times, sites=np.arange(400), measure=lambda c: entropy(c)
     )
     np.testing.assert_allclose(np.asarray(found) - np.log(times) / 6, 0.594, atol=0.004)
-    (later,) = evolve_eig(qpc(400, 400), start, times[2:3], sites=np.array([399, 400]))
-    # The current through the contact, in units of its hopping.
-    assert 2 * float(later[0, 1].imag) == pytest.approx(2 / np.pi, abs=2e-5)
+    charge = evolve_eig(
+        qpc(400, 400),
+        start,
+        times[2:3],
+        sites=np.arange(400, 800),
+        measure=lambda c: jnp.trace(c).real,
+    )
+    assert float(charge[0]) / 80 == pytest.approx(2 / np.pi, abs=5e-6)
 
 
 def test_finite_bias():
@@ -215,8 +221,9 @@ def test_zero_temperature_and_wide_bands_are_other_problems():
     h = dot(300, 300, couplings=(g, g), energy=0.4)
     (corr,) = evolve_eig(h, start, np.array([60.0]), sites=np.array([300]))
     assert float(corr[0, 0].real) == pytest.approx(0.32596, abs=2e-4)
-    cold = dot_steady_state((g, g), 0.4, (0.5, -0.5), 1e-3)["occupation"]
-    assert cold == pytest.approx(0.329307, abs=2e-5)
+    for temperature in (0.0, 1e-4):
+        cold = dot_steady_state((g, g), 0.4, (0.5, -0.5), temperature)["occupation"]
+        assert cold == pytest.approx(0.329307, abs=1e-6)
     width = 2 * g**2
     wide = 0.5 + np.arctan(2 * (np.array([0.5, -0.5]) - 0.4) / (2 * width)).sum() / (2 * np.pi)
     assert wide == pytest.approx(0.3621, abs=5e-5)
@@ -262,8 +269,8 @@ def test_random_gaussian_states_have_their_own_page_curve():
         assert formula == pytest.approx(law, abs=1e-4)
         found = [float(entropy(projector(rng, 200, 100), np.arange(200) < size)) for _ in range(4)]
         assert np.mean(found) == pytest.approx(law, abs=0.15)
-    quarter = [float(entropy(projector(rng, 200, 50), np.arange(200) < 50)) for _ in range(4)]
-    assert np.mean(quarter) == pytest.approx(21.28, abs=0.15)
+    quarter = [float(entropy(projector(rng, 200, 50), np.arange(200) < 50)) for _ in range(12)]
+    assert np.mean(quarter) == pytest.approx(21.28, abs=0.15)  # their spread is 0.22
 
 
 def test_entropy_grows_no_faster_than_one_bit_a_channel():
