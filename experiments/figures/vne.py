@@ -1,4 +1,4 @@
-"""Light cone, entropy and its spectrum, gap against U, quenches, brackets, environment."""
+"""Light cone, entropy against ln t, entanglement spectrum, gap against U, brackets, environment."""
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -19,6 +19,7 @@ def draw(result: Result) -> dict[str, Figure]:
     facts = result.facts
     figures = {
         "cone": _cone(facts["cone"]),
+        "opening": _opening(facts["opening"]),
         "spectrum": _spectrum(facts["cone"]),
         "series": _series(facts["series"]),
         "environment": _environment(facts["environment"]),
@@ -49,6 +50,18 @@ def _cone(cone: dict) -> Figure:
     axis.set(xlabel="site from the contact", ylabel="time, 1/J", xlim=(-half, half))
     axis.grid(False)
     figure.colorbar(picture, label="occupation")
+    return figure
+
+
+def _opening(opening: dict) -> Figure:
+    figure, axis = plt.subplots()
+    times = np.array(opening["times"])
+    for lead, curve in zip(opening["leads"], opening["entropy"], strict=True):
+        axis.semilogx(times, curve, "o-", markersize=3, label=f"{lead} sites a lead")
+    straight = np.log(times / times[0]) / 3 + opening["entropy"][-1][0]
+    axis.semilogx(times, straight, "k--", linewidth=0.8, label="slope 1/3")
+    axis.set(xlabel="time, 1/J", ylabel="entropy, nats")
+    axis.legend()
     return figure
 
 
@@ -101,7 +114,7 @@ def _design(design: dict) -> Figure:
 
 def _gap(sweep: dict) -> Figure:
     figure, axis = plt.subplots()
-    for kind, marker in (("contact", "o"), ("all", "s")):
+    for kind, marker, color in (("contact", "o", "C0"), ("all", "s", "C1")):
         times = list(dict.fromkeys(row["time"] for row in sweep[kind]))
         for shade, time in enumerate(times):
             rows = [row for row in sweep[kind] if row["time"] == time]
@@ -109,12 +122,17 @@ def _gap(sweep: dict) -> Figure:
                 [row["strength"] for row in rows],
                 [row["gap"] for row in rows],
                 marker=marker,
-                alpha=0.3 + 0.7 * (shade + 1) / len(times),
-                color="C0" if kind == "contact" else "C1",
-                label=f"{kind} bonds, t = {time:g}" if time == times[-1] else None,
+                markersize=4,
+                alpha=0.25 + 0.75 * (shade + 1) / len(times),
+                color=color,
+                label=f"{kind} bonds, t = {time:g}" if time in (times[0], times[-1]) else None,
             )
+    strengths = np.array([row["strength"] for row in sweep["contact"]])
+    last = sweep["contact"][-1]
+    square = last["gap"] * (strengths / last["strength"]) ** 2
+    axis.loglog(strengths, square, "k--", linewidth=0.8, label="U squared")
     axis.set(xlabel="interaction U", ylabel="S_G - S, nats")
-    axis.legend()
+    axis.legend(fontsize=8)
     return figure
 
 
@@ -122,21 +140,24 @@ def _quenches(rows: list[dict]) -> Figure:
     strengths = list(dict.fromkeys(row["strength"] for row in rows))
     figure, axes = plt.subplots(2, len(strengths), squeeze=False, sharex=True, figsize=(7, 5))
     for column, strength in zip(axes.T, strengths, strict=True):
-        for quench, color in (("off", "C0"), ("none", "C1"), ("on", "C2")):
+        for quench, color in (("on", "C2"), ("none", "C1"), ("off", "C0")):
             chosen = [r for r in rows if (r["strength"], r["quench"]) == (strength, quench)]
             times = [row["time"] for row in chosen]
             column[0].plot(times, [r["gap"] for r in chosen], "o-", color=color, label=quench)
             column[1].fill_between(
                 times,
-                [r["low"] for r in chosen],
-                [r["high"] for r in chosen],
+                [r["low"] - r["exact"] for r in chosen],
+                [r["high"] - r["exact"] for r in chosen],
                 color=color,
-                alpha=0.2,
+                alpha=0.35,
+                linewidth=1,
             )
-            column[1].plot(times, [r["exact"] for r in chosen], color=color)
+        column[1].axhline(0, color="#000000", linewidth=0.8)
         column[0].set_title(f"V = {strength:g} in the leads")
+        column[0].set_ylim(0, None)
         column[1].set_xlabel("time, 1/J")
     axes[0, 0].set_ylabel("S_G - S, nats")
-    axes[1, 0].set_ylabel("S and its bracket, nats")
-    axes[0, 0].legend()
+    axes[1, 0].set_ylabel("bracket around S, nats")
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=3)
     return figure

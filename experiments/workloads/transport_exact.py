@@ -7,7 +7,14 @@ import jax
 import numpy as np
 
 from experiments.workloads.transport_free import in_double
-from jaxlab.vne import Interacting, certificate, entropy, evolve_noisy, telegraph_noise
+from jaxlab.vne import (
+    Interacting,
+    certificate,
+    entropy,
+    evolve_noisy,
+    subsystems,
+    telegraph_noise,
+)
 
 
 @functools.cache
@@ -27,6 +34,49 @@ def contact_model(lead: int, kind: str, strength: float) -> Interacting:
     return Interacting(h + h.T, interaction + interaction.T, lead)
 
 
+def dot_matrices(kind: str, strength: float) -> tuple[np.ndarray, ...]:
+    """A dot between two leads: ``h`` closed and open, interaction, mask of the left part and dot.
+
+    ``resonant``: 5 + 1 + 5 sites, the dot's charge repels that of both neighbors. ``spinful``:
+    2 + 1 + 2 sites for each spin, and the dot's two charges repel each other.
+    """
+    lead, spins = (5, 1) if kind == "resonant" else (2, 2)
+    sites = 2 * lead + 1
+    hops = np.ones(sites - 1)
+    apart = hops.copy()
+    hops[lead - 1 : lead + 1], apart[lead - 1 : lead + 1] = 0.5, 0.0
+    interaction = np.zeros((spins * sites,) * 2)
+    pairs = [(lead, lead - 1), (lead, lead + 1)] if spins == 1 else [(lead, lead + sites)]
+    for pair in pairs:
+        interaction[pair] = interaction[pair[::-1]] = strength
+    shift = -np.diag(interaction.sum(1)) / 2  # U (n - 1/2) (n - 1/2)
+    closed, opened = (
+        np.kron(np.eye(spins), -np.diag(bonds, 1) - np.diag(bonds, -1)) for bonds in (apart, hops)
+    )
+    return closed, opened + shift, interaction, np.tile(np.arange(sites) <= lead, spins)
+
+
+@in_double
+def dot_sweep(kinds: tuple[str, ...], strengths: tuple[float, ...], times: tuple[float, ...]):
+    """Gap S_G - S against U for interactions on a dot."""
+    found = {}
+    for kind in kinds:
+        groups, charges = (5, 1, 5), (4, 0, 2)
+        if kind == "spinful":
+            groups, charges = (2, 1, 2) * 2, (2, 1, 0, 1, 0, 1)
+        closed, _, interaction, left = dot_matrices(kind, 0.0)
+        particles = sum(charges)
+        start = Interacting(closed, interaction, particles).ground_state(
+            subsystems(*groups), charges
+        )
+        found[kind] = []
+        for u in strengths:
+            _, opened, interaction, _ = dot_matrices(kind, u)
+            model = Interacting(opened, interaction, particles)
+            found[kind] += [{"strength": u, **row} for row in _gaps(model, start, times, left)]
+    return found
+
+
 def _start(lead: int, strength: float) -> np.ndarray:
     left = np.arange(2 * lead) < lead
     # Four of six: unequal leads, so that particles flow.
@@ -34,8 +84,11 @@ def _start(lead: int, strength: float) -> np.ndarray:
     return contact_model(lead, "closed", strength).ground_state(np.stack([left, ~left]), charges)
 
 
-def _gaps(model: Interacting, start: np.ndarray, times: tuple[float, ...]) -> list[dict]:
-    left = np.arange(model.sites) < model.sites // 2
+def _gaps(
+    model: Interacting, start: np.ndarray, times: tuple[float, ...], left: np.ndarray | None = None
+) -> list[dict]:
+    if left is None:
+        left = np.arange(model.sites) < model.sites // 2
     rows = []
     for time, state in zip(times, model.evolve(start, np.array(times)), strict=True):
         corr = model.correlation(state)
@@ -70,10 +123,15 @@ def interaction_sweep(lead: int, strengths: tuple[float, ...], times: tuple[floa
 
 
 @in_double
-def quenches(lead: int, strengths: tuple[float, ...], times: tuple[float, ...]) -> list[dict]:
+def quenches(
+    lead: int,
+    strengths: tuple[float, ...],
+    times: tuple[float, ...],
+    kinds: tuple[str, ...] = ("off", "none", "on"),
+) -> list[dict]:
     """Gap while the couplings in the leads are switched off, on, or left."""
     rows = []
-    for strength, kind in itertools.product(strengths, ("off", "none", "on")):
+    for strength, kind in itertools.product(strengths, kinds):
         model = contact_model(lead, "leads", 0.0 if kind == "off" else strength)
         start = _start(lead, 0.0 if kind == "on" else strength)
         rows += [

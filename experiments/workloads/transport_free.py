@@ -26,6 +26,7 @@ from jaxlab.vne import (
     occupations,
     qpc,
     roots_estimator,
+    sample_occupations,
     song_extrapolated,
     song_series,
     star,
@@ -53,8 +54,11 @@ def sine_kernel(length: int) -> np.ndarray:
 
 @in_double
 def estimators(terminals: tuple[int, ...]) -> list[dict]:
-    """Peschel's entropy beside the zeros of the charge's polynomial, for 2 to 4 terminals."""
-    rows = []
+    """Peschel's entropy beside the zeros of the charge's polynomial and the extrapolated series.
+
+    Stars of 2 to 4 leads, and a random scatterer of three subsystems.
+    """
+    cases = []
     for count in terminals:
         leads = (5, 4, 6, 3)[:count]
         h = star(leads, np.array([0.5, 0.7, 0.4, 0.6])[:count], energy=0.2)
@@ -63,12 +67,29 @@ def estimators(terminals: tuple[int, ...]) -> list[dict]:
         ]
         corr = evolve_eig(h, block_diag(np.zeros((1, 1)), *starts), np.array([3.0]))[0]
         masks = subsystems(1, *leads)
-        for name, region in (("first lead and dot", masks[0] | masks[1]), ("last lead", masks[-1])):
-            exact = float(entropy(corr, region))
-            found = roots_estimator(charge_distribution(corr, region))
-            rows.append(
-                {"terminals": count, "region": name, "entropy": exact, "error": abs(found - exact)}
-            )
+        cases.append((f"star of {count}", "first lead and dot", corr, masks[0] | masks[1]))
+        cases.append((f"star of {count}", "last lead", corr, masks[-1]))
+    rng = np.random.default_rng(0)
+    mixing = rng.normal(size=(12, 12)) + 1j * rng.normal(size=(12, 12))
+    filled = np.diag([1.0, 1, 1, 0] * 3) + 0j
+    corr = evolve_eig(mixing + mixing.conj().T, filled, np.array([1.0]))[0]
+    masks = subsystems(3, 4, 5)
+    cases.append(("random", "first of three", corr, masks[0]))
+    cases.append(("random", "two of three", corr, masks[0] | masks[1]))
+    rows = []
+    for name, part, corr, region in cases:
+        exact = float(entropy(corr, region))
+        found = roots_estimator(charge_distribution(corr, region))
+        series = float(song_extrapolated(charge_cumulants(corr, region, 20)))
+        rows.append(
+            {
+                "system": name,
+                "region": part,
+                "entropy": exact,
+                "error": abs(found - exact),
+                "series error": abs(series - exact),
+            }
+        )
     return rows
 
 
@@ -137,12 +158,14 @@ def light_cone(lead: int, contact: float, times: int) -> dict:
 
 
 @in_double
-def opening_law(leads: tuple[int, ...]) -> dict:
-    """Slope of the entropy against ln t after two half-filled chains are joined."""
-    slopes = []
+def opening_law(leads: tuple[int, ...], window: tuple[float, float]) -> dict:
+    """Slope of the entropy against ln t after two half-filled chains are joined.
+
+    The window is the same for all leads, so that their length alone is extrapolated.
+    """
+    slopes, curves, times = [], [], np.geomspace(*window, 8)
     for lead in leads:
         half = ground_corr(hopping_chain(lead), lead // 2)
-        times = np.geomspace(5, lead / 8, 8)
         found = evolve_eig(
             qpc(lead, lead),
             block_diag(half, half),
@@ -150,9 +173,16 @@ def opening_law(leads: tuple[int, ...]) -> dict:
             sites=np.arange(lead),
             measure=entropy,
         )
+        curves.append(found)
         slopes.append(float(np.polyfit(np.log(times), np.asarray(found), 1)[0]))
-    limit = float(np.polyfit(1 / np.array(leads), slopes, 1)[1]) if len(leads) > 1 else slopes[0]
-    return {"leads": leads, "slopes": slopes, "limit": limit}
+    limit = np.polyfit(1.0 / np.square(leads), slopes, 1)[1] if len(leads) > 1 else slopes[0]
+    return {
+        "leads": leads,
+        "times": times,
+        "entropy": curves,
+        "slopes": slopes,
+        "limit": float(limit),
+    }
 
 
 def _star(lead: int, coupling, fillings: tuple[int, int, int], environment: int):
@@ -240,41 +270,62 @@ def current_and_information(lead: int, biases: tuple[float, ...], temperature: f
     return {"rows": rows, "r_squared": 1 - float(left)}
 
 
+def _one_term(p: np.ndarray) -> float:
+    charges = np.arange(p.size)
+    return np.pi**2 / 3 * (p @ charges**2 - (p @ charges) ** 2)
+
+
+def _two_terms(p: np.ndarray) -> float:
+    centered = np.arange(p.size) - p @ np.arange(p.size)
+    second = p @ centered**2
+    return np.pi**2 / 3 * second + np.pi**4 / 45 * (p @ centered**4 - 3 * second**2)
+
+
+def _sums(key: jax.Array, corr: jax.Array, repeats: int, shots: int) -> tuple[np.ndarray, ...]:
+    """Slater samples of repeated runs: how often each site and each charge was seen."""
+    runs = max(1, 100_000 // shots)
+    size = corr.shape[0]
+
+    def run(key):
+        seen = sample_occupations(key, corr, shots)
+        return seen.sum(0), jnp.bincount(seen.sum(1), length=size + 1)
+
+    batch = jax.jit(jax.vmap(run))
+    keys = jax.random.split(key, -(-repeats // runs) * runs).reshape(-1, runs)
+    parts = [batch(some) for some in keys]
+    return tuple(np.concatenate([np.asarray(part[n]) for part in parts])[:repeats] for n in (0, 1))
+
+
 @in_double
 def finite_shots(shots: tuple[int, ...], repeats: int, seed: int) -> dict:
-    """Error and coverage of each estimator when the twelve-site contact is counted."""
-    rng = np.random.default_rng(seed)
+    """Error, coverage and need of shots of each estimator, counting the twelve-site contact.
+
+    Every shot is a Slater sample of the left lead: of its sites, of which only the number of
+    particles is kept, or after a rotation into its own modes.
+    """
     halves = [ground_corr(hopping_chain(6), n) for n in (4, 2)]
     corr = evolve_eig(qpc(6, 6, contact=0.5), block_diag(*halves), np.array([2.0]))[0]
     region = np.arange(12) < 6
-    z = np.asarray(occupations(corr, region, largest=6))
+    part = corr[:6, :6]
+    _, modes = jnp.linalg.eigh(part)
+    rotated = modes.conj().T @ part @ modes
     chances = np.asarray(charge_distribution(corr, region, largest=6))
-    exact, charges = float(entropy(corr, region)), np.arange(7)
-
-    def two_terms(p):
-        centered = charges - p @ charges
-        second = p @ centered**2
-        fourth = p @ centered**4 - 3 * second**2
-        return np.pi**2 / 3 * second + np.pi**4 / 45 * fourth
-
-    def one_term(p):
-        return np.pi**2 / 3 * (p @ charges**2 - (p @ charges) ** 2)
-
-    targets = {
-        "modes": exact,
-        "first cumulant": one_term(chances),
-        "two cumulants": two_terms(chances),
-        "zeros": exact,
+    exact = float(entropy(corr, region))
+    statistics = {
+        "first cumulant": _one_term,
+        "two cumulants": _two_terms,
+        "zeros": roots_estimator,
     }
+    targets = {"modes": exact, "zeros": exact}
+    targets |= {"first cumulant": _one_term(chances), "two cumulants": _two_terms(chances)}
     rows = []
     for count in shots:
-        found = {name: [] for name in targets}
-        for _ in range(repeats):
-            found["modes"].append(entropy_from_modes(rng.binomial(count, z), count))
-            seen = rng.multinomial(count, chances / chances.sum())
-            found["first cumulant"].append(jackknife(one_term, seen))
-            found["two cumulants"].append(jackknife(two_terms, seen))
-            found["zeros"].append(jackknife(roots_estimator, seen))
+        keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), count))
+        in_modes, _ = _sums(keys[0], rotated, repeats, count)
+        _, charges = _sums(keys[1], part, repeats, count)
+        found = {"modes": [entropy_from_modes(seen, count) for seen in in_modes]}
+        for name, statistic in statistics.items():
+            found[name] = [jackknife(statistic, seen) for seen in charges]
         for name, estimates in found.items():
             values = np.array([e.value for e in estimates])
             inside = np.mean([e.low <= targets[name] <= e.high for e in estimates])
@@ -284,11 +335,27 @@ def finite_shots(shots: tuple[int, ...], repeats: int, seed: int) -> dict:
                     "estimator": name,
                     "target": targets[name],
                     "bias": float(values.mean() - targets[name]),
+                    "spread": float(values.std()),
                     "error": float(np.sqrt(np.mean((values - exact) ** 2)) / exact),
                     "coverage": float(inside),
                 }
             )
-    return {"entropy": exact, "rows": rows}
+    return {"entropy": exact, "rows": rows, "needed": shots_needed(rows, exact)}
+
+
+def shots_needed(rows: list[dict], exact: float, error: float = 0.02) -> list[dict]:
+    """Shots for a relative root-mean-square error, from the spread at the most shots.
+
+    None where the estimator's limit is further off than that, however many shots are taken.
+    """
+    most = max(row["shots"] for row in rows)
+    needed = []
+    for row in rows:
+        if row["shots"] == most:
+            room = (error * exact) ** 2 - (row["target"] - exact) ** 2
+            shots = most * row["spread"] ** 2 / room if room > 0 else None
+            needed.append({"estimator": row["estimator"], "shots for 2 %": shots})
+    return needed
 
 
 @in_double
@@ -320,8 +387,9 @@ def inverse_design(lead: int, pieces: int, steps: int) -> dict:
         change, state = optimizer.update(slope, state)
         return optax.apply_updates(drive, change), state, loss, jnp.all(jnp.isfinite(slope))
 
-    # Closed but for a whisper: at zero itself the slope vanishes by symmetry.
-    drive = jnp.full(pieces + 1, 1e-3)
+    # Closed at every knot but the first, where the leads' levels are degenerate. Closed at all, the
+    # slope vanishes by symmetry.
+    drive = jnp.zeros(pieces + 1).at[0].set(0.01)
     state, finite = optimizer.init(drive), True
     for _ in range(steps):
         drive, state, _, good = improve(drive, state)

@@ -122,7 +122,7 @@ def full_batch(sizes: Sizes) -> dict:
     found.block_until_ready()
     return {
         "seconds": time.perf_counter() - started,
-        "ascending": bool((jnp.diff(found[:, -1]) > 0).all()),
+        "finite": bool(jnp.isfinite(found).all()),
     }
 
 
@@ -170,10 +170,13 @@ def beside_qutip(sites: int, times: int) -> dict | None:
         states = qutip.sesolve(energy, first, at, options=options).states
         return np.array([qutip.entropy_vn(state.ptrace(list(range(half)))) for state in states])
 
+    @jax.jit
+    def curve(contact):
+        h = qpc(half, half, contact=contact)
+        return evolve_eig(h, start, at, sites=np.arange(half), measure=_half_entropy)
+
     def ours():
-        return evolve_eig(
-            qpc(half, half, contact=0.5), start, at, sites=np.arange(half), measure=_half_entropy
-        )
+        return curve(0.5)
 
     error = float(np.abs(theirs() - np.asarray(ours())).max())
     timed = time_ratio(ours, theirs, names=("ours", "qutip"), rounds=3)

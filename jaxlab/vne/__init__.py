@@ -2,21 +2,31 @@
 
 A model gives a single-particle Hamiltonian ``h``; the state is ``C[i, j] = <c_i^dag c_j>``.
 
-1. ``qpc``, ``dot``, ``star``, ...      leads, contacts, dots: ``h``; ``subsystems`` gives masks
-2. ``ground_corr``, ``thermal_corr``    where the leads start; ``block_diag`` puts them together
-3. ``evolve_eig``, ``evolve_driven``    ``C(t)``; ``evolve_noisy`` averages over a classical noise
-4. ``entropy``, ``mutual_information``  of any region, exact for Gaussian states; ``renyi``
-5. ``certificate``                      bounds on the true entropy of any state, from ``C`` alone
-6. ``charge_cumulants``, ``kl_series``  what counting particles would tell; so would
-   ``roots_estimator``                  and ``sample_occupations``, with finite shots
-7. ``Interacting``, ``levitov_rates``   references: exact with interactions, exact for long leads
+1. ``qpc``, ``dot``, ``star``, ``hopping_chain``   leads and what joins them: ``h``; ``subsystems``
+                         gives their masks
+2. ``ground_corr``, ``thermal_corr``   where every lead starts; ``block_diag`` puts them together
+3. ``evolve_eig``, ``evolve_driven``   ``C(t)``; ``evolve_noisy`` averages over a classical noise;
+                         ``map_quenches`` spreads many quenches over devices
+4. ``entropy``, ``mutual_information``, ``renyi``   of any region, exact for Gaussian states;
+                         ``occupations`` and ``entanglement_spectrum`` are what they are made of
+5. ``certificate``       bounds on the true entropy of any state, from ``C`` alone
+6. ``charge_cumulants``, ``charge_distribution``, ``transfer_function``   what counting would see
+7. ``kl_series``, ``song_series``, ``roots_estimator``   entropies from such counts
+8. ``sample_occupations``, ``entropy_from_modes``   finite shots, and intervals from them
+9. ``levitov_rates``, ``dot_steady_state``   references for infinite leads
+10. ``Interacting``      the exact reference with interactions, up to about 20 sites
 
 hbar = k_B = 1, entropies in nats, double precision: call inside ``jax.enable_x64(True)``.
 """
 
 from jaxlab.vne.batch import map_quenches
 from jaxlab.vne.certificate import certificate
-from jaxlab.vne.counting import charge_cumulants, charge_distribution, generating_function
+from jaxlab.vne.counting import (
+    charge_cumulants,
+    charge_distribution,
+    generating_function,
+    transfer_function,
+)
 from jaxlab.vne.driven import evolve_driven
 from jaxlab.vne.entropy import entanglement_spectrum, entropy, mutual_information, renyi
 from jaxlab.vne.evolution import evolve_eig
@@ -84,5 +94,6 @@ __all__ = [
     "subsystems",
     "telegraph_noise",
     "thermal_corr",
+    "transfer_function",
     "white_noise",
 ]

@@ -40,6 +40,8 @@ def map_quenches(function: Callable[[Any], Any], quenches: Any, mesh: Mesh | Non
         lambda leaf: jnp.concatenate([leaf, jnp.repeat(leaf[-1:], missing, axis=0)]), quenches
     )
     spread = PartitionSpec(mesh.axis_names)
+    # No value passes from device to device, so jax's check of varying axes has nothing to find; it
+    # would refuse LAPACK's foreign call, and loops of the caller that start from constants.
     share = jax.shard_map(
         lambda part: jax.lax.map(function, part),
         mesh=mesh,

@@ -9,10 +9,11 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Complex, Float
+from jaxtyping import Array, Bool, Complex, Float
 
+from jaxlab.vne.driven import unitary_step
 from jaxlab.vne.occupations import Region, occupations
-from jaxlab.vne.precision import Matrix, in_double
+from jaxlab.vne.precision import Matrix, Scalar, concrete, in_double
 
 
 def charge_cumulants(
@@ -141,3 +142,69 @@ def generating_function(
     (field,) = in_double("generating_function", counting_field=counting_field)
     steps = jnp.exp(1j * field) - 1
     return jnp.prod(1 + steps[:, None] * occupations(corr, region), axis=1)
+
+
+def transfer_function(
+    h: Matrix,
+    corr: Matrix,
+    regions: Bool[Array | np.ndarray, "regions sites"],
+    time: Scalar,
+    counting_fields: Float[Array | np.ndarray, "fields regions"],
+) -> Complex[Array, " fields"]:
+    """Generating function of the charges that several subsystems gain between two countings.
+
+    ``chi(lambda) = <exp(i lambda . N(t)) exp(-i lambda . N(0))>``, the transform of the joint
+    distribution of ``N(t) - N(0)``. Unlike `generating_function` it leaves out how many particles a
+    subsystem had at the start, which fluctuates at a temperature above 0. A field ``lambda_j`` on
+    every subsystem is the paper's ``lambda_jk = lambda_k - lambda_j`` on every transfer.
+
+    Args:
+      h: ``[L, L]`` Hermitian, energy, while particles move.
+      corr: ``C[i, j] = <c_i^dag c_j>`` at the first counting, ``[L, L]``, which must not connect
+        a region with the rest: a counting would disturb it.
+      regions: bool ``[R, L]``, disjoint.
+      time: between the countings, in units of hbar / energy.
+      counting_fields: lambda, in radians, ``[n, R]``.
+
+    Returns:
+      complex128 ``[n]``. Under ``jit``, NaN where this function would raise a ValueError for what
+      an array holds.
+
+    Raises:
+      TypeError: 64-bit mode is off, or an array is not in double precision.
+      ValueError: a shape does not fit, regions overlap, or ``corr`` connects them.
+
+    Source: the paper's supplement VII.1; Levitov, Lee and Lesovik's determinant.
+    """
+    sites = corr.shape[0]
+    if h.shape != (sites, sites) or corr.shape != h.shape or regions.shape[1:] != (sites,):
+        raise ValueError(
+            f"transfer_function: h {h.shape} and corr {corr.shape} must be [L, L], and regions "
+            f"{regions.shape} [R, L]."
+        )
+    found = _transfer(h, corr, regions, time, counting_fields)
+    if concrete(found) and jnp.isnan(found).any():
+        raise ValueError(
+            "transfer_function: regions overlap, or corr connects them with each other or with the "
+            "rest; start from subsystems that were prepared apart (block_diag)."
+        )
+    return found
+
+
+@jax.jit
+def _transfer(h: Array, corr: Array, regions: Array, time: Array, fields: Array) -> Array:
+    h, corr, time, fields = in_double(
+        "transfer_function", h=h, corr=corr, time=time, counting_fields=fields
+    )
+    inside = regions.astype(jnp.float64)
+    together = inside.T @ inside + jnp.outer(1 - inside.sum(0), 1 - inside.sum(0))
+    known = (inside.sum(0) <= 1).all() & (jnp.abs(corr * (1 - together)) < 1e-12).all()
+    unitary = unitary_step((h + h.conj().T) / 2 * time)
+    one = jnp.eye(len(corr))
+
+    def at(field: Array) -> Array:
+        phases = jnp.exp(1j * (field @ inside))
+        moved = unitary.conj().T @ (phases[:, None] * unitary) * phases.conj()
+        return jnp.linalg.det(one + corr.T @ (moved - one))
+
+    return jnp.where(known, jax.lax.map(at, fields), jnp.nan)

@@ -18,8 +18,8 @@ from jaxlab.vne.precision import ComplexMatrix, Matrix, in_double
 Measure = Callable[[ComplexMatrix], Any]
 
 _TOGETHER = 8
-"""Times whose matrices are made before any is measured. Threads of XLA's products and of LAPACK
-wait for work by spinning, and slow each other down whenever one follows the other."""
+"""Most times whose matrices are made before any is measured. Threads of XLA's products and of
+LAPACK wait for work by spinning, and slow each other down whenever one follows the other."""
 
 
 def evolve_eig(
@@ -90,9 +90,11 @@ def _evolve(
 
     if measure is None:
         return jax.lax.map(at, times)
-    filled = jnp.concatenate([times, jnp.repeat(times[-1:], -times.size % _TOGETHER)])
+    rounds = max(1, -(-times.size // _TOGETHER))
+    together = max(1, -(-times.size // rounds))
+    filled = jnp.concatenate([times, jnp.repeat(times[-1:], -times.size % together)])
     found = jax.lax.map(
-        lambda some: jax.lax.map(measure, jax.lax.map(at, some)), filled.reshape(-1, _TOGETHER)
+        lambda some: jax.lax.map(measure, jax.lax.map(at, some)), filled.reshape(-1, together)
     )
     return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[: times.size], found)
 

@@ -5,6 +5,7 @@ host, in double precision, independent of the lattice code that they are compare
 """
 
 import functools
+import itertools
 from collections.abc import Callable
 
 import numpy as np
@@ -133,15 +134,21 @@ def dot_steady_state(
       couplings: g of every lead.
       level: energy of the dot; without bound states outside the band.
       mu: chemical potential of every lead.
-      temperature: of all leads, above 0.
+      temperature: of all leads, at least 0.
 
     Returns:
       ``occupation``, and ``current`` out of the first lead in particles per time.
     """
-    return {
-        "occupation": _integral(lambda e: _spectral(e, couplings, level, mu, temperature)),
-        "current": _integral(lambda e: _current(e, couplings, level, mu, temperature)),
-    }
+    steps = {m + shift * temperature for m in mu for shift in (-40, 0, 40)}
+    edges = sorted({-2.0, 2.0, *(min(max(step, -2.0), 2.0) for step in steps)})
+
+    def total(of: Callable[..., Energies]) -> float:
+        return sum(
+            _integral(lambda e: of(e, couplings, level, mu, temperature), low, high)
+            for low, high in itertools.pairwise(edges)
+        )
+
+    return {"occupation": total(_spectral), "current": total(_current)}
 
 
 def _spectral(
@@ -177,9 +184,7 @@ def _coin_entropy(z: Energies) -> Energies:
     return -inner * np.log(inner) - (1 - inner) * np.log1p(-inner)
 
 
-def _integral(
-    function: Callable[[Energies], Energies], low: float = -2.0, high: float = 2.0
-) -> float:
+def _integral(function: Callable[[Energies], Energies], low: float, high: float) -> float:
     """Gauss-Legendre after ``E = mean + half sin(x)``, which smooths the roots at the band edge."""
     mean, half = (low + high) / 2, (high - low) / 2
     nodes, weights = _legendre(400)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Inexact, Num
 
-from jaxlab.vne.precision import ComplexMatrix, in_double
+from jaxlab.vne.precision import ComplexMatrix, Scalar, in_double
 
 Amplitude = int | float | complex | Sequence[int | float | complex] | Num[Array | np.ndarray, "..."]
 
@@ -55,7 +55,7 @@ def qpc(
     right: int,
     *,
     contact: Amplitude = 1.0,
-    hopping: float = 1.0,
+    hopping: Scalar = 1.0,
     onsite: Amplitude = 0.0,
     phase: Amplitude | None = None,
 ) -> ComplexMatrix:
@@ -77,7 +77,7 @@ def qpc(
       ValueError: a shape does not fit.
     """
     _positive("qpc", left=left, right=right)
-    contact, hopping = in_double("qpc", contact=contact, hopping=hopping)  # pyright: ignore[reportAssignmentType]
+    contact, hopping = in_double("qpc", contact=contact, hopping=hopping)
     bonds = jnp.full(left + right - 1, hopping, jnp.result_type(contact, hopping))
     bonds = bonds.at[left - 1].set(contact)
     return hopping_chain(left + right, hopping=bonds, onsite=onsite, phase=phase)
@@ -88,8 +88,8 @@ def dot(
     right: int,
     *,
     couplings: Amplitude = (1.0, 1.0),
-    energy: float = 0.0,
-    hopping: float = 1.0,
+    energy: Scalar = 0.0,
+    hopping: Scalar = 1.0,
 ) -> ComplexMatrix:
     """A dot between two leads, in the order in which they stand: left lead, dot, right lead.
 
@@ -108,7 +108,7 @@ def dot(
       ValueError: a shape does not fit.
     """
     _positive("dot", left=left, right=right)
-    couplings, energy, hopping = in_double(  # pyright: ignore[reportAssignmentType]
+    couplings, energy, hopping = in_double(
         "dot", couplings=couplings, energy=energy, hopping=hopping
     )
     couplings = _spread("dot", "couplings", couplings, 2)
@@ -122,8 +122,8 @@ def star(
     leads: Sequence[int],
     couplings: Amplitude,
     *,
-    energy: float = 0.0,
-    hopping: float = 1.0,
+    energy: Scalar = 0.0,
+    hopping: Scalar = 1.0,
     onsite: Amplitude = 0.0,
 ) -> ComplexMatrix:
     """A dot in the middle of any number of leads.
@@ -147,7 +147,7 @@ def star(
         raise ValueError("star: leads is empty; give the sites of every lead, such as (40, 40).")
     for lead in leads:
         _positive("star", leads=lead)
-    couplings, energy, hopping, onsite = in_double(  # pyright: ignore[reportAssignmentType]
+    couplings, energy, hopping, onsite = in_double(
         "star", couplings=couplings, energy=energy, hopping=hopping, onsite=onsite
     )
     couplings = _spread("star", "couplings", couplings, len(leads))
@@ -202,7 +202,7 @@ def subsystems(*sizes: int) -> Bool[np.ndarray, "subsystems sites"]:
     return np.repeat(np.eye(len(sizes), dtype=bool), sizes, axis=1)
 
 
-def box_disorder(key: Array, sites: int, width: float) -> Float[Array, " sites"]:
+def box_disorder(key: Array, sites: int, width: Scalar) -> Float[Array, " sites"]:
     """Independent on-site energies, uniform in ``[-width / 2, width / 2]``.
 
     Args:
@@ -217,7 +217,7 @@ def box_disorder(key: Array, sites: int, width: float) -> Float[Array, " sites"]
       TypeError: 64-bit mode is off.
     """
     _positive("box_disorder", sites=sites)
-    (width,) = in_double("box_disorder", width=width)  # pyright: ignore[reportAssignmentType]
+    (width,) = in_double("box_disorder", width=width)
     return width * jax.random.uniform(key, (sites,), jnp.float64, -0.5, 0.5)
 
 

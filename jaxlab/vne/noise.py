@@ -9,11 +9,11 @@ from jaxtyping import Array, Complex128, Float
 
 from jaxlab.vne.driven import unitary_step
 from jaxlab.vne.evolution import Measure
-from jaxlab.vne.precision import Matrix, in_double
+from jaxlab.vne.precision import Matrix, Scalar, in_double
 
 
 def white_noise(
-    key: Array, paths: int, steps: int, interval: float, strength: float
+    key: Array, paths: int, steps: int, interval: Scalar, strength: Scalar
 ) -> Float[Array, "paths steps"]:
     """Noise without memory, as constant pieces: ``<x(t) x(t')> = strength * delta(t - t')``.
 
@@ -30,12 +30,12 @@ def white_noise(
     Raises:
       TypeError: 64-bit mode is off.
     """
-    interval, strength = in_double("white_noise", interval=interval, strength=strength)  # pyright: ignore[reportAssignmentType]
+    interval, strength = in_double("white_noise", interval=interval, strength=strength)
     return jnp.sqrt(strength / interval) * jax.random.normal(key, (paths, steps), jnp.float64)
 
 
 def telegraph_noise(
-    key: Array, paths: int, steps: int, interval: float, rate: float, amplitude: float
+    key: Array, paths: int, steps: int, interval: Scalar, rate: Scalar, amplitude: Scalar
 ) -> Float[Array, "paths steps"]:
     """A two-level fluctuator: ``+-amplitude``, flipping at random.
 
@@ -53,7 +53,7 @@ def telegraph_noise(
     Raises:
       TypeError: 64-bit mode is off.
     """
-    interval, rate, amplitude = in_double(  # pyright: ignore[reportAssignmentType]
+    interval, rate, amplitude = in_double(
         "telegraph_noise", interval=interval, rate=rate, amplitude=amplitude
     )
     odd = -jnp.expm1(-2 * rate * interval) / 2
@@ -67,7 +67,7 @@ def evolve_noisy(
     coupling: Matrix,
     corr: Matrix,
     paths: Float[Array | np.ndarray, "paths steps"],
-    interval: float,
+    interval: Scalar,
     *,
     measure: Measure | None = None,
 ) -> tuple[Complex128[Array, "steps sites sites"], Any]:
@@ -93,7 +93,7 @@ def evolve_noisy(
       TypeError: 64-bit mode is off, or an array is not in double precision.
       ValueError: shapes do not fit.
     """
-    h, coupling, corr, paths, interval = in_double(  # pyright: ignore[reportAssignmentType]
+    h, coupling, corr, paths, interval = in_double(
         "evolve_noisy", h=h, coupling=coupling, corr=corr, paths=paths, interval=interval
     )
     if h.ndim != 2 or not h.shape == coupling.shape == corr.shape or paths.ndim != 2:

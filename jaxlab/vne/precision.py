@@ -9,6 +9,9 @@ from jaxtyping import Array, Inexact, Num
 Matrix = Num[Array | np.ndarray, "sites sites"]
 """A Hermitian matrix over sites, as it comes in."""
 
+Scalar = int | float | Num[Array | np.ndarray, ""]
+"""One real number, traced or not."""
+
 ComplexMatrix = Inexact[Array, "sites sites"]
 """A matrix over sites, as it goes out: complex128 unless said otherwise."""
 

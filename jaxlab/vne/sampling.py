@@ -78,20 +78,56 @@ def entropy_from_modes(
 
     Returns:
       The estimate, in nats. Entropy of a coin is concave, so plain frequencies give too little;
-      ``1 / (2 shots)`` for every mode seen both full and empty mends it to second order.
+      ``1 / (2 shots)`` for every mode seen both full and empty mends it to second order. The
+      interval holds the entropies of all means whose likelihood is not too small, moved by the same
+      correction: a mode that was never seen full may still be so now and then.
 
     Raises:
       ValueError: a count is not between 0 and ``shots``.
 
-    Source: Miller (1955) for the correction; ours for this use.
+    Source: Miller (1955) for the correction, Wilks (1938) for the interval; ours for this use.
     """
     counts = np.asarray(counts)
     if shots < 2 or (counts < 0).any() or (counts > shots).any():
         raise ValueError(f"entropy_from_modes: counts must lie between 0 and shots={shots} (>= 2).")
-    z = counts[(counts > 0) & (counts < shots)] / shots
-    value = float(-(z * np.log(z) + (1 - z) * np.log1p(-z)).sum() + z.size / (2 * shots))
-    spread = math.sqrt((z * (1 - z) * (np.log1p(-z) - np.log(z)) ** 2).sum() / shots)
-    return Estimate(value, value - deviations * spread, value + deviations * spread)
+    z = counts / shots
+    shift = float(np.count_nonzero((counts > 0) & (counts < shots))) / (2 * shots)
+    low, high = _likely_entropies(z, shots, deviations)
+    return Estimate(float(_coin_entropy(z).sum()) + shift, low + shift, high + shift)
+
+
+def _likely_entropies(z: np.ndarray, shots: int, deviations: float) -> tuple[float, float]:
+    """Least and largest entropy of coins whose log-likelihood is near that of the frequencies.
+
+    Coins are independent: for each price of likelihood, every coin moves as far as it pays, over a
+    grid of means; bisection finds the price at which ``deviations^2 / 2`` is spent.
+    """
+    width = 3 * deviations * np.sqrt((z * (1 - z) + 1 / shots) / shots)
+    steps = np.linspace(-1, 1, 401) ** 3
+    means = np.clip(z[:, None] + width[:, None] * steps, 1e-12, 1 - 1e-12)
+    spent = shots * (_cross_entropy(z[:, None], means) - _coin_entropy(z)[:, None])
+    entropies, row, ends = _coin_entropy(means), np.arange(z.size), []
+    for sign in (-1, 1):
+        cheap, dear = math.log(1e-3), math.log(1e5 * shots)
+        for _ in range(40):
+            price = (cheap + dear) / 2
+            best = np.argmax(sign * math.exp(price) * entropies - spent, axis=1)
+            if spent[row, best].sum() > deviations**2 / 2:
+                dear = price
+            else:
+                cheap = price
+        best = np.argmax(sign * math.exp(cheap) * entropies - spent, axis=1)
+        ends.append(float(entropies[row, best].sum()))
+    return ends[0], ends[1]
+
+
+def _cross_entropy(z: np.ndarray, mean: np.ndarray) -> np.ndarray:
+    return -z * np.log(mean) - (1 - z) * np.log1p(-mean)
+
+
+def _coin_entropy(z: np.ndarray) -> np.ndarray:
+    inner = np.clip(z, 1e-300, 1 - 1e-16)
+    return _cross_entropy(inner, inner)
 
 
 def jackknife(

@@ -187,7 +187,10 @@ def _polished(roots: np.ndarray, factors: np.ndarray) -> np.ndarray:
             np.fill_diagonal(apart, 1)
             crowd = (1 / apart).sum(1) - 1
             step = newton / (1 - newton * crowd)
-        wide = np.where(moving & np.isfinite(step), wide - step, wide)
+        step = np.where(moving & np.isfinite(step), step, 0)
+        wide = wide - step
+        if (abs(step) <= 1e-18 * abs(wide)).all():
+            break
     return wide.astype(np.complex128)
 
 

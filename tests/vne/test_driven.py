@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import scipy.integrate
 import scipy.linalg
+import scipy.optimize
 
 from jaxlab.vne import (
     entropy,
@@ -150,17 +151,32 @@ def test_shots_have_the_probabilities_of_minors(pure):
         assert (shots.sum(1) == 2).all()
 
 
-def test_intervals_cover_as_often_as_they_say():
+@pytest.mark.parametrize("shots", [100, 1000])
+def test_intervals_cover_as_often_as_they_say(shots):
+    """The twelve-site contact at t = 2: most of its modes are all but full or empty."""
     rng = np.random.default_rng(5)
-    z = np.array([0.03, 0.2, 0.7, 0.987, 0.45])
+    z = np.array([3.05814e-5, 3.142872e-3, 0.697511428, 0.987329557, 0.999984692, 1.0])
     truth = float(entropy(np.diag(z) + 0j))
     hits, values = 0, []
-    for _ in range(2000):
-        estimate = entropy_from_modes(rng.binomial(1000, z), 1000)
+    for _ in range(800):
+        estimate = entropy_from_modes(rng.binomial(shots, z), shots)
+        assert estimate.low <= estimate.value <= estimate.high
         hits += estimate.low <= truth <= estimate.high
         values.append(estimate.value)
-    assert 0.93 <= hits / 2000 <= 0.97
-    assert np.mean(values) == pytest.approx(truth, abs=0.002)
+    assert 0.93 <= hits / 800 <= 0.97
+    assert np.mean(values) == pytest.approx(truth, abs=3 * np.std(values) / 800**0.5 + 1 / shots)
+
+
+def test_interval_of_one_coin_is_that_of_its_likelihood():
+    estimate = entropy_from_modes(np.array([30]), 100)
+    spent = lambda z: 30 * np.log(0.3 / z) + 70 * np.log(0.7 / (1 - z)) - 1.96**2 / 2  # noqa: E731
+    ends = [scipy.optimize.brentq(spent, *side) for side in ((0.01, 0.3), (0.3, 0.49))]
+    expected = [float(entropy(np.array([[z + 0j]]))) + 0.005 for z in ends]
+    np.testing.assert_allclose([estimate.low, estimate.high], expected, atol=2e-3)
+    never = entropy_from_modes(np.array([0]), 100)
+    assert never.low == pytest.approx(0, abs=1e-9)
+    rare = 1 - np.exp(-(1.96**2) / 200)
+    assert never.high == pytest.approx(float(entropy(np.array([[rare + 0j]]))), rel=0.05)
 
 
 def test_jackknife_takes_out_the_bias():

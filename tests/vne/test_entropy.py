@@ -9,20 +9,27 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.linalg
 
 from jaxlab.vne import (
     charge_cumulants,
     charge_distribution,
     entanglement_spectrum,
     entropy,
+    evolve_eig,
     generating_function,
     ground_corr,
+    kl_series,
     mutual_information,
     occupations,
     renyi,
     roots_estimator,
     roots_occupations,
+    sample_occupations,
+    song_extrapolated,
     song_series,
+    subsystems,
+    transfer_function,
 )
 from jaxlab.vne.occupations import check_region
 from tests.compile_counter import count_compilations
@@ -137,6 +144,42 @@ def test_charge_statistics_agree_with_each_other(seed):
     assert complex(transform[1]) == pytest.approx(det, abs=1e-12)
 
 
+@pytest.mark.parametrize("sizes", [(2, 2), (1, 2, 1)])
+def test_transfers_are_those_of_two_countings(sizes):
+    """Thermal starts, whose charges fluctuate: joint operators against the determinant."""
+    rng = np.random.default_rng(8)
+    masks = subsystems(*sizes)
+    before, h = hermitian(rng, 4), hermitian(rng, 4)
+    before[~(masks.T.astype(int) @ masks).astype(bool)] = 0
+    c = fock.annihilators(4)
+    rho = fock.thermal(fock.hamiltonian(before), sum(x.conj().T @ x for x in c), 0.7, 0.4)
+    back = scipy.linalg.expm(1j * fock.hamiltonian(h) * 0.9)
+    fields = rng.uniform(-3, 3, size=(3, len(masks)))
+    found = transfer_function(h, fock.correlation(rho, 4), masks, 0.9, fields)
+    for field, chi in zip(fields, found, strict=True):
+        angle = field @ masks
+        charge = np.diag(sum(a * x.conj().T @ x for a, x in zip(angle, c, strict=True)))
+        later = back @ np.diag(np.exp(1j * charge)) @ back.conj().T
+        expected = np.trace(rho @ later @ np.diag(np.exp(-1j * charge)))
+        assert complex(chi) == pytest.approx(expected, abs=1e-12)
+    with pytest.raises(ValueError, match="apart"):
+        transfer_function(h, mixed(rng, 4), masks, 0.9, fields)
+    with pytest.raises(ValueError, match="overlap"):
+        transfer_function(h, np.eye(4) / 2 + 0j, np.ones((2, 4), bool), 0.9, fields[:, :2])
+    with pytest.raises((ValueError, TypeError), match="regions"):
+        transfer_function(h, np.eye(4) / 2 + 0j, masks[:, :3], 0.9, fields)
+
+
+def test_transfers_from_a_sharp_start_are_charges():
+    rng = np.random.default_rng(9)
+    h, region, field = hermitian(rng, 5), np.arange(5) < 2, np.array([0.4, -1.3])
+    start = np.diag([1.0, 0, 1, 1, 0]) + 0j
+    (later,) = evolve_eig(h, start, np.array([1.7]))
+    charges = generating_function(later, region, field) * np.exp(-1j * field)
+    found = transfer_function(h, start, region[None], 1.7, field[:, None])
+    np.testing.assert_allclose(found, charges, atol=1e-12)
+
+
 @hypothesis.given(seeds)
 @few
 def test_estimators_from_charges_reach_the_entropy(seed):
@@ -222,7 +265,15 @@ FUNCTIONS = {
     "cumulants": lambda c, r: charge_cumulants(c, r, 5) @ np.array([1.0, 2, 0.5, 0.1, 0.2]),
     "distribution": lambda c, r: charge_distribution(c, r) @ np.arange(7.0) ** 1.5,
     "spectrum": lambda c, r: jnp.tanh(entanglement_spectrum(c, r)).sum(),
+    "naive series": lambda c, r: kl_series(charge_cumulants(c, r, 6), 3),
+    "Song's series": lambda c, r: song_series(charge_cumulants(c, r, 6), 5),
+    "extrapolated": lambda c, r: song_extrapolated(charge_cumulants(c, r, 6), (3, 5)),
+    "generating": lambda c, r: generating_function(c, r, np.array([0.3, 1.1])).imag.sum(),
+    "transfers": lambda c, r: transfer_function(
+        jnp.arange(36.0).reshape(6, 6), jnp.where(jnp.eye(6) > 0, c, 0), r[None], 0.7, FIELDS
+    ).real.sum(),
 }
+FIELDS = np.array([[0.3], [1.1]])
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
@@ -255,6 +306,29 @@ def test_single_precision_is_refused(name, how):
         "jit": lambda: jax.jit(function)(corr, region),
         "grad": lambda: jax.grad(lambda c: function(c, region).real)(jnp.asarray(corr)),
         "vmap": lambda: jax.vmap(function, (0, None))(corr[None], region),
+    }[how]
+    with jax.enable_x64(False), pytest.raises(TypeError, match="enable_x64"):
+        call()
+
+
+SERIES = {
+    "kl_series": lambda x: kl_series(x, 2),
+    "song_series": lambda x: song_series(x, 3),
+    "song_extrapolated": lambda x: song_extrapolated(x, (2, 3)),
+    "generating_function": lambda x: generating_function(np.eye(3) / 2 + 0j, None, x).real.sum(),
+    "sample_occupations": lambda x: sample_occupations(jax.random.key(0), jnp.diag(x), 2).sum() * x,
+}
+
+
+@pytest.mark.parametrize("name", SERIES)
+@pytest.mark.parametrize("how", ["eager", "jit", "grad", "vmap"])
+def test_single_precision_numbers_are_refused(name, how):
+    function, x = SERIES[name], np.array([0.1, 0.2, 0.3, 0.4])
+    call = {
+        "eager": lambda: function(x),
+        "jit": lambda: jax.jit(function)(x),
+        "grad": lambda: jax.grad(lambda y: jnp.sum(function(y)))(jnp.asarray(x)),
+        "vmap": lambda: jax.vmap(function)(x[None]),
     }[how]
     with jax.enable_x64(False), pytest.raises(TypeError, match="enable_x64"):
         call()

@@ -12,9 +12,12 @@ import scipy.linalg
 
 from jaxlab.vne import (
     block_diag,
+    certificate,
     dot,
     entropy,
+    evolve_driven,
     evolve_eig,
+    evolve_noisy,
     ground_corr,
     hopping_chain,
     qpc,
@@ -245,7 +248,35 @@ def test_one_program_for_all_regions_and_times():
     assert found.shape == (50, 20)
 
 
+CURVES = {
+    "ground": lambda x: ground_corr(qpc(3, 2, contact=x, phase=0.3), 2),
+    "thermal": lambda x: thermal_corr(qpc(3, 2, contact=x, phase=0.3), 0.2, 0.4),
+    "eig": lambda x: evolve_eig(qpc(3, 2, contact=x), FILLED, TIMES),
+    "driven": lambda x: evolve_driven(lambda t: qpc(3, 2, contact=x * (1 + t)), FILLED, TIMES),
+    "noisy": lambda x: evolve_noisy(qpc(3, 2, contact=x), np.eye(5)[::-1], FILLED, PATHS, 0.2)[0],
+    "certificate": lambda x: jnp.stack(certificate(BLURRED + x * TILT, np.arange(5) < 2)),
+}
+FILLED, PATHS = np.diag([1.0, 1, 0, 0, 1]) + 0j, np.array([[0.3, -0.2], [0.1, 0.4]])
+BLURRED, TILT = mixed(np.random.default_rng(8), 5), 0.01 * hermitian(np.random.default_rng(9), 5)
+
+
+@pytest.mark.parametrize("name", CURVES)
+def test_eager_jit_vmap_and_gradient_agree(name):
+    curve, points = CURVES[name], np.array([0.2, 0.5, 0.9])
+    eager = np.stack([np.asarray(curve(x)) for x in points])
+    mapped = jax.jit(jax.vmap(curve))(points)
+    np.testing.assert_allclose(mapped, eager, atol=1e-12)
+    np.testing.assert_allclose(jax.jit(curve)(points[1]), eager[1], atol=1e-12)
+    weight = np.random.default_rng(1).normal(size=eager[0].shape)
+    probe = lambda x: jnp.sum(weight * (curve(x).real + curve(x).imag))  # noqa: E731
+    slope = float(jax.jit(jax.grad(probe))(0.5))
+    ends = [float(probe(0.5 + step)) for step in (1e-5, -1e-5)]
+    assert slope == pytest.approx((ends[0] - ends[1]) / 2e-5, rel=1e-6, abs=1e-8)
+
+
 STEPS = {
+    "evolve_driven": lambda h, c: evolve_driven(lambda t: h, c, np.array([1.0])),
+    "evolve_noisy": lambda h, c: evolve_noisy(h, h, c, np.ones((1, 2)), 0.1)[0],
     "hopping_chain": lambda h, c: hopping_chain(3),
     "ground_corr": lambda h, c: ground_corr(h, 1),
     "thermal_corr": lambda h, c: thermal_corr(h, 0.0, 0.1),

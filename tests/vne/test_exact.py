@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 
-from jaxlab.vne import Interacting, certificate, entropy, kl_series
+from jaxlab.vne import Interacting, certificate, entropy, kl_series, mutual_information
 from tests.oracles import fock
 from tests.vne.cases import Q12_LEFT, hermitian, q12
 
@@ -61,11 +61,28 @@ def test_interactions_switched_on(case):
 
 
 @pytest.mark.parametrize(
-    ("case", "surplus"), [(("boundary", 0.2), 0.015747), (("bulk", 0.2), 0.071395)], ids=str
+    ("case", "surplus"),
+    [(("boundary", 0.2), 0.015747), (("bulk", 0.2), 0.071395), (("bulk", 1.6), 2.489348)],
+    ids=str,
 )
 def test_total_surplus(case, surplus):
     (state,) = model(*case).evolve(start(0.0), np.array([2.0]))
     assert float(entropy(model(*case).correlation(state))) == pytest.approx(surplus, abs=1e-6)
+
+
+def test_mutual_information_errs_the_other_way():
+    exact = model("boundary", 0.2)
+    (state,) = exact.evolve(start(0.0), np.array([2.0]))
+    corr = exact.correlation(state)
+    assert float(mutual_information(corr, *HALVES)) == pytest.approx(1.42942, abs=1e-5)
+    assert 2 * exact.entropy(state, Q12_LEFT) == pytest.approx(1.44293, abs=1e-5)
+
+
+@pytest.mark.parametrize(("strength", "surplus"), [(0.5, 0.06490), (1.0, 0.17714)])
+def test_free_evolution_keeps_the_total_surplus(strength, surplus):
+    exact = model("leads", 0.0)
+    for state in exact.evolve(start(strength), np.array([0.0, 3.0])):
+        assert float(entropy(exact.correlation(state))) == pytest.approx(surplus, abs=1e-5)
 
 
 QUENCHES = {

@@ -1,5 +1,6 @@
 """Numbers computed independently of this package, and laws known in closed form."""
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.special
@@ -49,8 +50,14 @@ def test_variance_of_a_block_follows_its_law():
     variance = float(charge_cumulants(corr, None, 2)[1])
     law = (np.log(800) + 1 + np.euler_gamma) / np.pi**2
     assert variance == pytest.approx(law, abs=2e-6)
-    ratio = np.pi**2 / 3 * float(charge_cumulants(sine_kernel(100), None, 2)[1])
-    assert ratio / float(entropy(sine_kernel(100))) == pytest.approx(1.0136, abs=5e-5)
+    for length, expected in ((100, 1.0136), (800, 1.0104)):
+        ratio = np.pi**2 / 3 * float(charge_cumulants(sine_kernel(length), None, 2)[1])
+        assert ratio / float(entropy(sine_kernel(length))) == pytest.approx(expected, abs=5e-5)
+
+
+def test_entropy_of_a_block_follows_its_law():
+    law = np.log(200) / 3 + 0.4950179
+    assert float(entropy(sine_kernel(100))) == pytest.approx(law, abs=2e-6)
 
 
 def q12_by_the_package(phase=None, contact=0.5):
@@ -160,6 +167,14 @@ def test_open_domain_wall_grows_like_a_logarithm():
         qpc(400, 400), start, times, sites=np.arange(400), measure=lambda c: entropy(c)
     )
     np.testing.assert_allclose(np.asarray(found) - np.log(times) / 6, 0.594, atol=0.004)
+    charge = evolve_eig(
+        qpc(400, 400),
+        start,
+        times[2:3],
+        sites=np.arange(400, 800),
+        measure=lambda c: jnp.trace(c).real,
+    )
+    assert float(charge[0]) / 80 == pytest.approx(2 / np.pi, abs=5e-6)
 
 
 def test_finite_bias():
@@ -197,17 +212,53 @@ def test_resonant_level(temperature, occupation, current, shared):
     assert float(mutual_information(corr, middle, ~middle)) == pytest.approx(shared, abs=1e-7)
 
 
+def test_zero_temperature_and_wide_bands_are_other_problems():
+    """A sharp filling of 300 sites is 1 % off the infinite lead; the wide band is off by 10 %."""
+    lead, g = hopping_chain(300), 0.3
+    levels = np.linalg.eigvalsh(np.asarray(lead))
+    starts = [ground_corr(lead, int((levels < mu).sum())) for mu in (0.5, -0.5)]
+    start = block_diag(starts[0], np.zeros((1, 1)), starts[1])
+    h = dot(300, 300, couplings=(g, g), energy=0.4)
+    (corr,) = evolve_eig(h, start, np.array([60.0]), sites=np.array([300]))
+    assert float(corr[0, 0].real) == pytest.approx(0.32596, abs=2e-4)
+    for temperature in (0.0, 1e-4):
+        cold = dot_steady_state((g, g), 0.4, (0.5, -0.5), temperature)["occupation"]
+        assert cold == pytest.approx(0.329307, abs=1e-6)
+    width = 2 * g**2
+    wide = 0.5 + np.arctan(2 * (np.array([0.5, -0.5]) - 0.4) / (2 * width)).sum() / (2 * np.pi)
+    assert wide == pytest.approx(0.3621, abs=5e-5)
+
+
+def defect_charge(contact):
+    """Eisler and Peschel's effective central charge of a contact at half filling."""
+    s = 1 / np.cosh(np.log(contact))
+    dilog = [scipy.special.spence(1 - x).real for x in (s, -s)]
+    mixing = (1 + s) * np.log(1 + s) + (1 - s) * np.log(1 - s)
+    return -6 / np.pi**2 * (mixing * np.log(s) + (1 + s) * dilog[1] + (1 - s) * dilog[0])
+
+
 def test_defect_lowers_the_central_charge():
     found = [
         float(entropy(ground_corr(qpc(n // 2, n // 2, contact=0.5), n // 2), np.arange(n) < n // 2))
         for n in (400, 800)
     ]
-    s = 1 / np.cosh(np.log(0.5))
-    dilog = [scipy.special.spence(1 - x).real for x in (s, -s)]
-    mixing = (1 + s) * np.log(1 + s) + (1 - s) * np.log(1 - s)
-    law = -6 / np.pi**2 * (mixing * np.log(s) + (1 + s) * dilog[1] + (1 - s) * dilog[0])
+    law = defect_charge(0.5)
     assert law == pytest.approx(0.713044, abs=1e-6)
+    assert defect_charge(0.25) == pytest.approx(0.310618, abs=1e-6)
     assert 6 * (found[1] - found[0]) / np.log(2) == pytest.approx(law, abs=0.002)
+
+
+def test_a_local_quench_grows_with_the_defect_charge():
+    half, times = ground_corr(hopping_chain(400), 200), np.geomspace(40, 80, 5)
+    found = evolve_eig(
+        qpc(400, 400, contact=0.5),
+        block_diag(half, half),
+        times,
+        sites=np.arange(400),
+        measure=entropy,
+    )
+    slope = np.polyfit(np.log(times), np.asarray(found), 1)[0]
+    assert 3 * slope == pytest.approx(0.66, abs=0.01)  # on its way to 0.713
 
 
 def test_random_gaussian_states_have_their_own_page_curve():
@@ -218,3 +269,20 @@ def test_random_gaussian_states_have_their_own_page_curve():
         assert formula == pytest.approx(law, abs=1e-4)
         found = [float(entropy(projector(rng, 200, 100), np.arange(200) < size)) for _ in range(4)]
         assert np.mean(found) == pytest.approx(law, abs=0.15)
+    quarter = [float(entropy(projector(rng, 200, 50), np.arange(200) < 50)) for _ in range(12)]
+    assert np.mean(quarter) == pytest.approx(21.28, abs=0.15)  # their spread is 0.22
+
+
+def test_entropy_grows_no_faster_than_one_bit_a_channel():
+    times, bias = np.linspace(20.0, 60.0, 9), 1.0
+    levels = np.linalg.eigvalsh(np.asarray(hopping_chain(100)))
+    starts = [ground_corr(hopping_chain(100), int((levels < mu).sum())) for mu in (0.5, -0.5)]
+    found = evolve_eig(
+        qpc(100, 100, contact=0.5),
+        block_diag(*starts),
+        times,
+        sites=np.arange(100),
+        measure=entropy,
+    )
+    fastest = np.diff(np.asarray(found)).max() / (times[1] - times[0])
+    assert 0.05 < fastest <= bias / (2 * np.pi) * np.log(2)

@@ -1,0 +1,174 @@
+"""The experiment's own arithmetic, on rows written down by hand."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from experiments import vne
+from experiments.harness import Missing, Steps
+from experiments.workloads import transport_exact, transport_free, transport_mps
+from jaxlab.vne import block_diag, entropy, evolve_eig, ground_corr, hopping_chain, qpc
+from tests.oracles import fock
+
+SMOKE = vne.PRESETS["smoke"]
+
+
+def test_exponents_are_powers_of_the_strength():
+    rows = [
+        {"strength": u, "time": t, "gap": 3 * t * u**power}
+        for t, power in ((1.0, 2.0), (4.0, 2.5))
+        for u in (0.05, 0.1, 0.2)
+    ]
+    found = vne.exponents(rows)
+    assert found["t=1"] == pytest.approx(2)
+    assert found["t=4"] == pytest.approx(2.5)
+
+
+@pytest.mark.parametrize(
+    ("off", "none", "helps"),
+    [
+        ([3.0, 2.0, 1.0], [4.0, 5.0, 6.0], True),
+        ([3.0, 2.0, 2.1], [4.0, 5.0, 6.0], False),
+        ([3.0, 2.0, 1.0], [4.0, 1.9, 6.0], False),
+    ],
+)
+def test_a_quench_helps_if_the_gap_falls_and_stays_below(off, none, helps):
+    rows = [
+        {"strength": 1.0, "quench": kind, "time": t, "gap": gap}
+        for kind, gaps in (("off", off), ("none", none))
+        for t, gap in enumerate(gaps)
+    ]
+    assert vne.quench_helps(rows) is helps
+
+
+def test_decay_leaves_early_times_out():
+    rows = [{"quench": "off", "time": t, "gap": t**-1.5} for t in (1.0, 2.0, 4.0)]
+    rows += [{"quench": "off", "time": 0.5, "gap": 9.0}, {"quench": "none", "time": 1, "gap": 7.0}]
+    assert vne.decay(rows) == pytest.approx(-1.5)
+
+
+def bracket(gaussian, surplus, low, high, thermal=False):
+    return {
+        "gaussian": gaussian,
+        "surplus": surplus,
+        "low": low,
+        "high": high,
+        "exact": (low + high) / 2,
+        "thermal": thermal,
+    }
+
+
+def test_brackets_are_split_by_start_and_by_what_zero_clips():
+    rows = [
+        bracket(1.0, 0.5, 0.8, 1.0),
+        bracket(1.0, 2.0, 0.8, 1.0),
+        bracket(1.0, 0.5, 0.6, 1.0, thermal=True),
+        bracket(1.0, 0.0, 1.0, 1.0),
+    ]
+    parts = vne.split_brackets(rows)
+    assert {name: len(part) for name, part in parts.items()} == {
+        "pure, not clipped": 1,
+        "pure, clipped at zero": 1,
+        "thermal, not clipped": 1,
+        "thermal, clipped at zero": 0,
+    }
+    assert vne.tightening(parts["pure, not clipped"])["saved"] == pytest.approx(0.6)
+    assert vne.tightening(parts["pure, clipped at zero"])["plain"] == pytest.approx(1)
+    values = vne._bracket_values(rows)
+    assert values["bracket-holds"].value == 0
+    broken = vne._bracket_values([*rows, {**rows[0], "exact": 0.7}])
+    assert broken["bracket-holds"].value == 1
+    assert isinstance(vne._bracket_values([])["bracket-holds"], Missing)
+
+
+def test_shots_needed_follow_from_bias_and_spread():
+    rows = [
+        {"shots": 100, "estimator": "good", "target": 1.0, "spread": 9.0},
+        {"shots": 1000, "estimator": "good", "target": 1.0, "spread": 0.1},
+        {"shots": 1000, "estimator": "biased", "target": 1.016, "spread": 0.1},
+        {"shots": 1000, "estimator": "wrong", "target": 1.1, "spread": 0.1},
+    ]
+    needed = {
+        row["estimator"]: row["shots for 2 %"] for row in transport_free.shots_needed(rows, 1.0)
+    }
+    assert needed["good"] == pytest.approx(1000 * 0.01 / 0.0004)
+    assert needed["biased"] == pytest.approx(1000 * 0.01 / 0.000144)
+    assert needed["wrong"] is None
+
+
+def test_samples_have_the_right_means():
+    with jax.enable_x64(True):
+        corr = np.asarray(ground_corr(hopping_chain(4), 2))
+        sites, charges = transport_free._sums(jax.random.key(0), corr, 7, 2000)
+    assert sites.shape == (7, 4)
+    np.testing.assert_allclose(sites.mean(0) / 2000, np.diag(corr).real, atol=0.02)
+    np.testing.assert_array_equal(charges, [[0, 0, 2000, 0, 0]] * 7)
+
+
+def test_dots_repel_where_they_should():
+    closed, opened, interaction, left = transport_exact.dot_matrices("spinful", 0.7)
+    np.testing.assert_array_equal(left, [1, 1, 1, 0, 0] * 2)
+    assert closed[1, 2] == closed[6, 7] == closed[4, 5] == 0
+    assert opened[1, 2] == opened[7, 8] == -0.5
+    assert opened[2, 2] == opened[7, 7] == -0.35
+    assert np.argwhere(interaction).tolist() == [[2, 7], [7, 2]]
+    _, opened, interaction, _ = transport_exact.dot_matrices("resonant", 0.7)
+    assert np.diag(opened)[4:7].tolist() == [-0.35, -0.7, -0.35]
+    assert np.argwhere(interaction).tolist() == [[4, 5], [5, 4], [5, 6], [6, 5]]
+
+
+@pytest.mark.slow
+def test_correlation_of_a_matrix_product_has_strings():
+    qtn = pytest.importorskip("quimb.tensor")
+    rng = np.random.default_rng(0)
+    amplitudes = rng.normal(size=(16,)) + 1j * rng.normal(size=(16,))
+    amplitudes /= np.linalg.norm(amplitudes)
+    # Index 0 of quimb's sites is occupied here, index 1 of the brute force's.
+    flipped = amplitudes.reshape(2, 2, 2, 2)[::-1, ::-1, ::-1, ::-1].ravel()
+    state = qtn.MatrixProductState.from_dense(amplitudes, [2] * 4)
+    expected = fock.correlation(np.outer(flipped, flipped.conj()), 4)
+    np.testing.assert_allclose(transport_mps.correlation(state), expected, atol=1e-12)
+
+
+@pytest.mark.slow
+def test_matrix_products_follow_the_free_chain():
+    pytest.importorskip("quimb")
+    start = transport_mps.leads(6, 0.0, 32)
+    walk = transport_mps.evolver(start, 6, 0.0, 64)
+    walk.update_to(1.0, order=4)
+    with jax.enable_x64(True):
+        half = ground_corr(hopping_chain(6), 3)
+        (corr,) = evolve_eig(qpc(6, 6, contact=0.5), block_diag(half, half), np.array([1.0]))
+        exact = float(entropy(corr, np.arange(12) < 6))
+    np.testing.assert_allclose(transport_mps.correlation(walk.pt), corr, atol=1e-4)
+    assert transport_mps.half_entropy(walk.pt, 6) == pytest.approx(exact, abs=1e-4)
+
+
+def test_finished_steps_are_not_done_again(tmp_path, monkeypatch):
+    """An interrupted run goes on where it stopped."""
+    calls = []
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(transport_free, "estimators", lambda *a: calls.append(a) or [])
+    monkeypatch.setattr(transport_free, "cumulant_series", stop)
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            vne.run(SMOKE, Steps(tmp_path))
+    assert calls == [(SMOKE.terminals,)]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"sweep": (0.2, 0.4)}, "two strengths"),
+        ({"sweep": (0.2, 0.1)}, "ascend"),
+        ({"window": (120.0, 160.0)}, "reflections"),
+    ],
+)
+def test_bad_configs_are_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(SMOKE, **change)
