@@ -14,6 +14,7 @@ import importlib.util
 
 import numpy as np
 
+from experiments.claims.vne import ASSUMPTIONS, CLAIMS
 from experiments.harness import Missing, Result, Steps, Table, Value
 from experiments.workloads import (
     transport_exact,
@@ -21,7 +22,6 @@ from experiments.workloads import (
     transport_mps,
     transport_speed,
 )
-from experiments.workloads.transport_claims import ASSUMPTIONS, CLAIMS
 from experiments.workloads.transport_speed import Sizes
 
 __all__ = ["ASSUMPTIONS", "CLAIMS", "PRESETS", "Config", "run"]
