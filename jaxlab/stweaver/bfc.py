@@ -2,11 +2,11 @@
 
 import typing
 
-import numba
 import numpy as np
 
 from jaxlab.stweaver import blocks
 from jaxlab.stweaver.blocks import FREE, UNLIMITED
+from jaxlab.stweaver.kernel_part import kernel_part
 from jaxlab.stweaver.ordered import NONE
 from jaxlab.stweaver.settings import BFC, MIB, Settings, capacity_of, positive
 
@@ -60,7 +60,7 @@ def bfc(
     )
 
 
-@numba.njit(cache=True)
+@kernel_part
 @typing.no_type_check
 def malloc(heap, settings, request):
     """A chunk for a request, or NONE when memory is exhausted.
@@ -82,7 +82,7 @@ def malloc(heap, settings, request):
     return chunk
 
 
-@numba.njit(cache=True)
+@kernel_part
 @typing.no_type_check
 def _extend(heap, settings, size):
     """A free chunk that is a new region of at least ``size``, or NONE."""

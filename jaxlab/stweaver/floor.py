@@ -5,10 +5,9 @@ Each works on one contiguous heap from address 0; what it reserves is the highes
 
 import typing
 
-import numba
-
 from jaxlab.stweaver import blocks
 from jaxlab.stweaver.blocks import FREE, UNLIMITED
+from jaxlab.stweaver.kernel_part import kernel_part
 from jaxlab.stweaver.ordered import NONE
 from jaxlab.stweaver.settings import BEST_FIT, BUDDY, BUMP, Settings, capacity_of, positive
 
@@ -74,7 +73,7 @@ def _settings(code: int, allocator: str, capacity: int | None, alignment: int) -
     )
 
 
-@numba.njit(cache=True)
+@kernel_part
 @typing.no_type_check
 def malloc(heap, settings, request):
     """A block for a request, or NONE when the heap would grow over its capacity."""
@@ -103,7 +102,7 @@ def malloc(heap, settings, request):
     return block
 
 
-@numba.njit(cache=True)
+@kernel_part
 @typing.no_type_check
 def free(heap, settings, block):
     """Returns a block to the heap."""
@@ -133,7 +132,7 @@ def free(heap, settings, block):
     blocks.put(heap, block, FREE)
 
 
-@numba.njit(cache=True)
+@kernel_part
 @typing.no_type_check
 def _bump(heap, settings, request, size):
     address = heap.totals[blocks.TOP]
@@ -146,7 +145,7 @@ def _bump(heap, settings, request, size):
     return block
 
 
-@numba.njit(cache=True)
+@kernel_part
 @typing.no_type_check
 def _mark(heap, block, request):
     blocks.use(heap, block, request)
