@@ -69,7 +69,7 @@ def malloc(heap, settings, request):
     ordered set of all free chunks gives the same chunk.
     """
     size = -(-request // ROUNDING) * ROUNDING
-    chunk = blocks.best_fit(heap, 0, size)
+    chunk = blocks.best_fit(heap, blocks.ONLY_POOL, size)
     if chunk == NONE:
         chunk = _extend(heap, settings, size)
     if chunk == NONE:
@@ -96,13 +96,13 @@ def _extend(heap, settings, size):
         heap.totals[blocks.REGION] *= 2
         grown = True
     wanted = min(heap.totals[blocks.REGION], available)
-    chunk = blocks.driver_malloc(heap, settings.capacity, wanted, 0)
+    chunk = blocks.driver_malloc(heap, settings.capacity, wanted, blocks.ONLY_POOL)
     while chunk == NONE:
         wanted = int(np.float32(wanted) * BACK_OFF)
         wanted = -(-wanted // ROUNDING) * ROUNDING
         if wanted < size:
             return NONE
-        chunk = blocks.driver_malloc(heap, settings.capacity, wanted, 0)
+        chunk = blocks.driver_malloc(heap, settings.capacity, wanted, blocks.ONLY_POOL)
     if not grown:
         heap.totals[blocks.REGION] *= 2
     blocks.put(heap, chunk, FREE)

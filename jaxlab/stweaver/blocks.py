@@ -13,7 +13,9 @@ from jaxlab.stweaver import ordered
 from jaxlab.stweaver.kernel_part import kernel_part
 from jaxlab.stweaver.ordered import NONE
 
-FREE, USED, UNMAPPED, VACANT = 0, 1, 2, 3  # states of a block number
+# States of a block number, and the pool of allocators that have one; see ``ordered.NONE``.
+FREE, USED, UNMAPPED, VACANT = (np.int64(state) for state in range(4))
+ONLY_POOL = np.int64(0)
 
 # What ``Heap.totals`` counts.
 (

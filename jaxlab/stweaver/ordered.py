@@ -13,7 +13,7 @@ import numpy as np
 
 from jaxlab.stweaver.kernel_part import kernel_part
 
-NONE = -1
+NONE = np.int64(-1)  # of a plain int numba would compile every callee once more
 
 
 @kernel_part

@@ -332,7 +332,7 @@ def _run(
                         place = NONE
             if place == NONE and size[row] > 0:
                 served[_FALLBACK] += 1
-                block = caching.malloc(heap, settings, size[row], 0)
+                block = caching.malloc(heap, settings, size[row], np.int64(0))
                 block_of[row] = block
                 if block != NONE:
                     place = FALLBACK_BASE + heap.address[block]
