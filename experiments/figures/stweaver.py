@@ -1,4 +1,4 @@
-"""Occupancy of a plan, reserved against allocated bytes, efficiency by allocator."""
+"""Occupancy of a plan, reserved against allocated bytes, fragmentation by allocator."""
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -28,7 +28,7 @@ def draw(result: Result) -> dict[str, Figure]:
     return {
         "occupancy": _occupancy(result.facts["occupancy"]),
         "reserved": _reserved(result.facts["curves"]),
-        "efficiency": _efficiency(result.facts["efficiency"]),
+        "fragmentation": _fragmentation(result.facts["efficiency"]),
     }
 
 
@@ -52,15 +52,19 @@ def _occupancy(facts: dict) -> Figure:
     colors = np.array(PALETTE)[phase[rows] % len(PALETTE)]
     axis.add_collection(PolyCollection(list(corners), facecolors=colors, linewidths=0))
     axis.axhline(facts["bound"] / 2**20, linestyle="--", color="#888888", label="lower bound")
+    lasting = (end - start == period) | (size == 0)
+    bottom = offset[~lasting].min(initial=facts["height"]) / 2**20
+    top = facts["height"] / 2**20
+    note = f"below {bottom:.0f} MiB: only what lasts"
     axis.set(
         title=facts["title"],
-        xlabel="time, allocations and frees",
+        xlabel=f"time, allocations and frees ({note})",
         ylabel="address, MiB",
         xlim=(0, period),
-        ylim=(0, 1.08 * facts["height"] / 2**20),
+        ylim=(bottom, top + 0.05 * (top - bottom)),
     )
     axis.grid(False)
-    axis.legend(loc="upper right")
+    figure.legend(loc="outside upper right")
     return figure
 
 
@@ -77,22 +81,22 @@ def _reserved(facts: dict) -> Figure:
         axis.plot(time, allocated, color=PALETTE[0], label="allocated", linewidth=1)
         axis.set_title(NAMES[name], fontsize=10)
         axis.set(xlim=(0, 1), ylim=(0, None))
+        axis.set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
     axes[0].set_ylabel("GiB")
     axes[0].legend(loc="lower right", fontsize=9)
     figure.supxlabel(f"{facts['title']}: share of two iterations", fontsize=10)
     return figure
 
 
-def _efficiency(rows: list[dict]) -> Figure:
+def _fragmentation(rows: list[dict]) -> Figure:
     figure, axis = plt.subplots(figsize=(6.5, 3.2))
     place = np.arange(len(rows))
     width = 0.8 / len(NAMES)
     for turn, (name, label) in enumerate(NAMES.items()):
-        values = [row["allocators"][name]["efficiency"] for row in rows]
+        values = [100 * (1 - row["allocators"][name]["efficiency"]) for row in rows]
         axis.bar(place + (turn - 1.5) * width, values, width, label=label, color=PALETTE[turn])
     labels = [f"{row['model'].split('-')[0]}\n{row['schedule']}" for row in rows]
-    lowest = min(one["efficiency"] for row in rows for one in row["allocators"].values())
     axis.set_xticks(place, labels)
-    axis.set(ylabel="efficiency", ylim=(max(0, lowest - 0.05), 1.02))
+    axis.set(ylabel="fragmentation, %")
     figure.legend(loc="outside lower center", ncols=2)
     return figure

@@ -2,11 +2,11 @@
 
 import typing
 
-import numba
 import numpy as np
 
 from jaxlab.stweaver import blocks
 from jaxlab.stweaver.blocks import FREE, UNLIMITED
+from jaxlab.stweaver.kernel_part import kernel_part
 from jaxlab.stweaver.ordered import NONE
 from jaxlab.stweaver.settings import BFC, MIB, Settings, capacity_of, positive
 
@@ -60,7 +60,7 @@ def bfc(
     )
 
 
-@numba.njit(cache=True)
+@kernel_part
 @typing.no_type_check
 def malloc(heap, settings, request):
     """A chunk for a request, or NONE when memory is exhausted.
@@ -69,7 +69,7 @@ def malloc(heap, settings, request):
     ordered set of all free chunks gives the same chunk.
     """
     size = -(-request // ROUNDING) * ROUNDING
-    chunk = blocks.best_fit(heap, 0, size)
+    chunk = blocks.best_fit(heap, blocks.ONLY_POOL, size)
     if chunk == NONE:
         chunk = _extend(heap, settings, size)
     if chunk == NONE:
@@ -82,7 +82,7 @@ def malloc(heap, settings, request):
     return chunk
 
 
-@numba.njit(cache=True)
+@kernel_part
 @typing.no_type_check
 def _extend(heap, settings, size):
     """A free chunk that is a new region of at least ``size``, or NONE."""
@@ -96,13 +96,13 @@ def _extend(heap, settings, size):
         heap.totals[blocks.REGION] *= 2
         grown = True
     wanted = min(heap.totals[blocks.REGION], available)
-    chunk = blocks.driver_malloc(heap, settings.capacity, wanted, 0)
+    chunk = blocks.driver_malloc(heap, settings.capacity, wanted, blocks.ONLY_POOL)
     while chunk == NONE:
         wanted = int(np.float32(wanted) * BACK_OFF)
         wanted = -(-wanted // ROUNDING) * ROUNDING
         if wanted < size:
             return NONE
-        chunk = blocks.driver_malloc(heap, settings.capacity, wanted, 0)
+        chunk = blocks.driver_malloc(heap, settings.capacity, wanted, blocks.ONLY_POOL)
     if not grown:
         heap.totals[blocks.REGION] *= 2
     blocks.put(heap, chunk, FREE)

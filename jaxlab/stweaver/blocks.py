@@ -6,14 +6,16 @@ A segment is a doubly linked list of blocks that tile it. Free blocks stand in o
 
 import typing
 
-import numba
 import numpy as np
 from jaxtyping import Int64
 
 from jaxlab.stweaver import ordered
+from jaxlab.stweaver.kernel_part import kernel_part
 from jaxlab.stweaver.ordered import NONE
 
-FREE, USED, UNMAPPED, VACANT = 0, 1, 2, 3  # states of a block number
+# States of a block number, and the pool of allocators that have one; see ``ordered.NONE``.
+FREE, USED, UNMAPPED, VACANT = (np.int64(state) for state in range(4))
+ONLY_POOL = np.int64(0)
 
 # What ``Heap.totals`` counts.
 (
@@ -100,42 +102,42 @@ def new_heap(mallocs: int, streams: int) -> Heap:
     return Heap(**columns, child=child, searches=searches, totals=totals)
 
 
-@numba.njit(cache=True)
+@kernel_part
 @typing.no_type_check
 def root(heap, pool):
     """The slot of a pool's set."""
     return 2 * heap.size.size + pool
 
 
-@numba.njit(cache=True)
+@kernel_part
 @typing.no_type_check
 def pool_of(heap, kind, stream):
     """The pool of one kind (0 small, 1 large) on a stream."""
     return kind * heap.totals[_STREAMS] + stream
 
 
-@numba.njit(cache=True)
+@kernel_part
 @typing.no_type_check
 def kind_of(heap, pool):
     """0 for a pool of small blocks, 1 for large ones."""
     return pool // heap.totals[_STREAMS]
 
 
-@numba.njit(cache=True)
+@kernel_part
 @typing.no_type_check
 def unmapped(heap, pool):
     """The set of unmapped blocks that belongs to a pool."""
     return pool + 2 * heap.totals[_STREAMS]
 
 
-@numba.njit(cache=True)
+@kernel_part
 @typing.no_type_check
 def best_fit(heap, pool, size):
     """The smallest free block of at least ``size``, lowest address first, or NONE."""
     return ordered.first_from(heap.child, heap.rank, heap.address, root(heap, pool), size, -1)
 
 
-@numba.njit(cache=True)
+@kernel_part
 @typing.no_type_check
 def new_block(heap, address, size, pool, before, behind):
     """A block that is in no set yet, linked between two neighbors (or NONE)."""
@@ -160,7 +162,7 @@ def new_block(heap, address, size, pool, before, behind):
     return block
 
 
-@numba.njit(cache=True)
+@kernel_part
 @typing.no_type_check
 def drop_block(heap, block):
     """Unlinks a block that is in no set and recycles its number."""
@@ -174,7 +176,7 @@ def drop_block(heap, block):
     heap.totals[_RECYCLED] += 1
 
 
-@numba.njit(cache=True)
+@kernel_part
 @typing.no_type_check
 def put(heap, block, state):
     """Adds a block to its set: free ones by (size, address), unmapped ones by address."""
@@ -187,7 +189,7 @@ def put(heap, block, state):
     ordered.insert(heap.child, heap.rank, heap.address, root(heap, pool), block)
 
 
-@numba.njit(cache=True)
+@kernel_part
 @typing.no_type_check
 def take(heap, block):
     """Removes a block from its set."""
@@ -198,14 +200,14 @@ def take(heap, block):
     heap.state[block] = VACANT
 
 
-@numba.njit(cache=True)
+@kernel_part
 @typing.no_type_check
 def is_split(heap, block):
     """Whether the block is only a part of its segment."""
     return heap.before[block] != NONE or heap.behind[block] != NONE
 
 
-@numba.njit(cache=True)
+@kernel_part
 @typing.no_type_check
 def split(heap, block, size):
     """Cuts a block that is in no set to ``size``; the rest behind it becomes free."""
@@ -221,7 +223,7 @@ def split(heap, block, size):
     put(heap, rest, FREE)
 
 
-@numba.njit(cache=True)
+@kernel_part
 @typing.no_type_check
 def merge(heap, block, state):
     """Joins a block that is in no set with the neighbors that are in a state."""
@@ -237,7 +239,7 @@ def merge(heap, block, state):
         drop_block(heap, behind)
 
 
-@numba.njit(cache=True)
+@kernel_part
 @typing.no_type_check
 def use(heap, block, request):
     """Hands a block out."""
@@ -247,7 +249,7 @@ def use(heap, block, request):
     heap.totals[REQUESTED] += request
 
 
-@numba.njit(cache=True)
+@kernel_part
 @typing.no_type_check
 def give_back(heap, block):
     """Frees a block and joins it with its free neighbors."""
@@ -259,7 +261,7 @@ def give_back(heap, block):
     put(heap, block, FREE)
 
 
-@numba.njit(cache=True)
+@kernel_part
 @typing.no_type_check
 def driver_malloc(heap, capacity, size, pool):
     """A new segment as one block that is in no set, or NONE if the driver has no room."""
@@ -273,7 +275,7 @@ def driver_malloc(heap, capacity, size, pool):
     return new_block(heap, address, size, pool, NONE, NONE)
 
 
-@numba.njit(cache=True)
+@kernel_part
 @typing.no_type_check
 def driver_free(heap, block):
     """Returns a whole segment, a free block, to the driver."""

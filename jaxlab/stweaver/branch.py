@@ -20,6 +20,7 @@ import numba
 import numpy as np
 
 from jaxlab.stweaver.choice import choose
+from jaxlab.stweaver.kernel_part import kernel_part
 from jaxlab.stweaver.refuted import fingerprint, has_failed, record_failure
 from jaxlab.stweaver.search_state import (
     BLOCKED,
@@ -85,7 +86,7 @@ def decide(st):
     return answer
 
 
-@numba.njit(cache=True)
+@kernel_part
 @typing.no_type_check
 def _push(st, frames, prints, depth, lo, hi):
     frames[depth, _LO] = lo
@@ -95,7 +96,7 @@ def _push(st, frames, prints, depth, lo, hi):
     prints[depth] = 0
 
 
-@numba.njit(cache=True)
+@kernel_part
 @typing.no_type_check
 def _expand(st, frame, prints):
     """One step in a subproblem: refute it, split it, or place one request and go deeper."""
@@ -126,14 +127,14 @@ def _expand(st, frame, prints):
     return _CONTINUE
 
 
-@numba.njit(cache=True)
+@kernel_part
 @typing.no_type_check
 def _block(st, request):
     _remember(st, request)
     st.status[request] = BLOCKED
 
 
-@numba.njit(cache=True)
+@kernel_part
 @typing.no_type_check
 def _remember(st, request):
     step = st.counters[TRAIL]
@@ -144,7 +145,7 @@ def _remember(st, request):
     st.counters[TRAIL] = step + 1
 
 
-@numba.njit(cache=True)
+@kernel_part
 @typing.no_type_check
 def _undo(st, mark):
     for step in range(st.counters[TRAIL] - 1, mark - 1, -1):
@@ -155,7 +156,7 @@ def _undo(st, mark):
     st.counters[TRAIL] = mark
 
 
-@numba.njit(cache=True)
+@kernel_part
 @typing.no_type_check
 def _place(st, request):
     """Places a request where it rests and pushes up what overlaps it; False if that is too high."""
@@ -174,7 +175,7 @@ def _place(st, request):
     return True
 
 
-@numba.njit(cache=True)
+@kernel_part
 @typing.no_type_check
 def _move_last(st, lo, hi, request):
     place = lo
@@ -185,7 +186,7 @@ def _move_last(st, lo, hi, request):
     st.pool[hi - 1] = request
 
 
-@numba.njit(cache=True)
+@kernel_part
 @typing.no_type_check
 def _propagate(st, lo, hi):
     """Raises bounds until nothing changes; False if a rule refutes the subproblem."""
@@ -239,7 +240,7 @@ def _propagate(st, lo, hi):
     return st.reach[begin:end].max() <= st.counters[CAPACITY]
 
 
-@numba.njit(cache=True)
+@kernel_part
 @typing.no_type_check
 def _sort_by_bound(st, lo, hi):
     for position in range(lo + 1, hi):
@@ -251,7 +252,7 @@ def _sort_by_bound(st, lo, hi):
         st.pool[place + 1] = request
 
 
-@numba.njit(cache=True)
+@kernel_part
 @typing.no_type_check
 def _split(st, lo, hi):
     """Moves the requests around the tightest section that share no section with the rest first.

@@ -2,10 +2,9 @@
 
 import typing
 
-import numba
-
 from jaxlab.stweaver import blocks, expandable, ordered
 from jaxlab.stweaver.blocks import UNLIMITED
+from jaxlab.stweaver.kernel_part import kernel_part
 from jaxlab.stweaver.ordered import NONE
 from jaxlab.stweaver.settings import CACHING, MIB, Settings, capacity_of, positive
 
@@ -116,7 +115,7 @@ def gmlake(*, capacity: int | None = None, stitch_above: int = 512 * MIB) -> Set
     )
 
 
-@numba.njit(cache=True)
+@kernel_part
 @typing.no_type_check
 def rounded(settings, size):
     """Bytes of the block that serves a request of ``size`` bytes."""
@@ -135,7 +134,7 @@ def rounded(settings, size):
     return size
 
 
-@numba.njit(cache=True)
+@kernel_part
 @typing.no_type_check
 def segment_size(size):
     """Bytes asked from the driver for a rounded request that no free block can serve."""
@@ -146,7 +145,7 @@ def segment_size(size):
     return -(-size // SEGMENT_ROUNDING) * SEGMENT_ROUNDING
 
 
-@numba.njit(cache=True)
+@kernel_part
 @typing.no_type_check
 def malloc(heap, settings, request, stream):
     """A block for a request, or NONE when memory is exhausted."""
@@ -178,7 +177,7 @@ def malloc(heap, settings, request, stream):
     return block
 
 
-@numba.njit(cache=True)
+@kernel_part
 @typing.no_type_check
 def free(heap, block):
     """Returns a block, or all parts of a stitched one, to its pool."""
@@ -189,7 +188,7 @@ def free(heap, block):
         block = part
 
 
-@numba.njit(cache=True)
+@kernel_part
 @typing.no_type_check
 def _should_split(settings, kind, size, rest):
     if kind == 0 or settings.expandable:
@@ -199,7 +198,7 @@ def _should_split(settings, kind, size, rest):
     return size < settings.max_split_size and rest > SMALL_SIZE
 
 
-@numba.njit(cache=True)
+@kernel_part
 @typing.no_type_check
 def _search(heap, settings, pool, size):
     """Takes the best fitting free block out of its set, or returns NONE."""
@@ -218,7 +217,7 @@ def _search(heap, settings, pool, size):
     return block
 
 
-@numba.njit(cache=True)
+@kernel_part
 @typing.no_type_check
 def _extend(heap, settings, pool, size):
     """A block of at least ``size`` from new driver memory, in no set, or NONE."""
@@ -230,13 +229,13 @@ def _extend(heap, settings, pool, size):
     return blocks.driver_malloc(heap, settings.capacity, wanted, pool)
 
 
-@numba.njit(cache=True)
+@kernel_part
 @typing.no_type_check
 def _next_free(heap, pool, block):
     return ordered.after(heap.child, heap.rank, heap.address, blocks.root(heap, pool), block)
 
 
-@numba.njit(cache=True)
+@kernel_part
 @typing.no_type_check
 def _largest(heap, pool, below, address):
     """The last free block of a pool whose (size, address) lies below a key."""
@@ -244,7 +243,7 @@ def _largest(heap, pool, below, address):
     return ordered.last_before(heap.child, heap.rank, heap.address, slot, below, address)
 
 
-@numba.njit(cache=True)
+@kernel_part
 @typing.no_type_check
 def _release_oversize(heap, settings, pool, size):
     """Frees unsplittable blocks that could not serve the request; whether that was enough."""
@@ -265,7 +264,7 @@ def _release_oversize(heap, settings, pool, size):
     return released >= wanted
 
 
-@numba.njit(cache=True)
+@kernel_part
 @typing.no_type_check
 def _release_all(heap, settings):
     """Frees every cached block that is a whole segment; unmaps whole pages of expandable ones."""
@@ -289,7 +288,7 @@ def _release_all(heap, settings):
                 )
 
 
-@numba.njit(cache=True)
+@kernel_part
 @typing.no_type_check
 def _collect(heap, settings):
     """Frees whole unused large segments, the oldest first, down to the threshold."""
@@ -326,7 +325,7 @@ def _collect(heap, settings):
     heap.totals[blocks.COLLECTED] += reclaimed
 
 
-@numba.njit(cache=True)
+@kernel_part
 @typing.no_type_check
 def _stitch(heap, pool, size):
     """Free blocks, largest first, that together cover ``size``: chained parts, or NONE."""
@@ -352,7 +351,7 @@ def _stitch(heap, pool, size):
     return first
 
 
-@numba.njit(cache=True)
+@kernel_part
 @typing.no_type_check
 def _use_parts(heap, block, request):
     while block != NONE:

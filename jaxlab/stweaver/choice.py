@@ -2,15 +2,15 @@
 
 import typing
 
-import numba
 import numpy as np
 
+from jaxlab.stweaver.kernel_part import kernel_part
 from jaxlab.stweaver.search_state import OPEN, PLACED, STRATEGY, extent
 
 LOWEST, TIGHTEST, REFINED = 0, 1, 2
 
 
-@numba.njit(cache=True)
+@kernel_part
 @typing.no_type_check
 def choose(st, lo, hi):
     """An open request below which no overlapping open request can lie."""
@@ -29,13 +29,13 @@ def choose(st, lo, hi):
     return request
 
 
-@numba.njit(cache=True)
+@kernel_part
 @typing.no_type_check
 def _goes_before(st, a, b):
     return st.bound[a] < st.bound[b] or (st.bound[a] == st.bound[b] and st.rank[a] < st.rank[b])
 
 
-@numba.njit(cache=True)
+@kernel_part
 @typing.no_type_check
 def _lowest_in_tightest_section(st, lo, hi):
     begin, end = extent(st, lo, hi)
@@ -49,7 +49,7 @@ def _lowest_in_tightest_section(st, lo, hi):
     return best
 
 
-@numba.njit(cache=True)
+@kernel_part
 @typing.no_type_check
 def _descend(st, request):
     while True:
@@ -63,7 +63,7 @@ def _descend(st, request):
         request = best
 
 
-@numba.njit(cache=True)
+@kernel_part
 @typing.no_type_check
 def _tightest_beside(st, request):
     """Of the requests that could rest at the same address in its place, the one in most need."""
@@ -79,7 +79,7 @@ def _tightest_beside(st, request):
     return best
 
 
-@numba.njit(cache=True)
+@kernel_part
 @typing.no_type_check
 def _is_lowest(st, request):
     for entry in range(st.begin[request], st.begin[request + 1]):
@@ -89,7 +89,7 @@ def _is_lowest(st, request):
     return True
 
 
-@numba.njit(cache=True)
+@kernel_part
 @typing.no_type_check
 def _need(st, request):
     need = 0

@@ -12,6 +12,7 @@ from jaxtyping import Int64
 from jaxlab.stweaver.bound import next_height
 from jaxlab.stweaver.branch import FOUND, REFUTED, UNDECIDED, decide
 from jaxlab.stweaver.choice import LOWEST, REFINED, TIGHTEST
+from jaxlab.stweaver.kernel_part import kernel_part
 from jaxlab.stweaver.lifetimes import Lifetimes
 from jaxlab.stweaver.orders import highest_load
 from jaxlab.stweaver.search_state import Search
@@ -264,7 +265,7 @@ def _pairs(first, last, wrap, order, degree, meets, fill):
                 _note(a, b, degree, meets, fill)
 
 
-@numba.njit(cache=True)
+@kernel_part
 @typing.no_type_check
 def _note(a, b, degree, meets, fill):
     if meets.size == 0:

@@ -2,17 +2,16 @@
 
 import typing
 
-import numba
-
 from jaxlab.stweaver import blocks, ordered
 from jaxlab.stweaver.blocks import FREE, UNMAPPED, USED
+from jaxlab.stweaver.kernel_part import kernel_part
 from jaxlab.stweaver.ordered import NONE
 
 SMALL_PAGE = 2 << 20
 LARGE_PAGE = 20 << 20
 
 
-@numba.njit(cache=True)
+@kernel_part
 @typing.no_type_check
 def best_of(heap, pool, block):
     """The best fit when a block before unmapped space counts with that space.
@@ -27,7 +26,7 @@ def best_of(heap, pool, block):
     return block
 
 
-@numba.njit(cache=True)
+@kernel_part
 @typing.no_type_check
 def grow(heap, settings, pool, size):
     """Maps pages until a block of at least ``size`` exists; takes it out of its set, or NONE."""
@@ -45,7 +44,7 @@ def grow(heap, settings, pool, size):
     return block
 
 
-@numba.njit(cache=True)
+@kernel_part
 @typing.no_type_check
 def release(heap, block):
     """Unmaps the whole pages of a free block; drops the segment when nothing else is in it."""
@@ -75,7 +74,7 @@ def release(heap, block):
         blocks.drop_block(heap, block)
 
 
-@numba.njit(cache=True)
+@kernel_part
 @typing.no_type_check
 def _room(heap, block):
     behind = heap.behind[block]
@@ -83,13 +82,13 @@ def _room(heap, block):
     return heap.size[block] + space
 
 
-@numba.njit(cache=True)
+@kernel_part
 @typing.no_type_check
 def _page(heap, block):
     return SMALL_PAGE if blocks.kind_of(heap, heap.pool[block]) == 0 else LARGE_PAGE
 
 
-@numba.njit(cache=True)
+@kernel_part
 @typing.no_type_check
 def _find(heap, settings, pool, size):
     """The lowest run of free and unmapped blocks with room for ``size``; else a new segment."""
@@ -118,7 +117,7 @@ def _find(heap, settings, pool, size):
     return block
 
 
-@numba.njit(cache=True)
+@kernel_part
 @typing.no_type_check
 def _map(heap, settings, space, size):
     """Maps whole pages at the start of unmapped space; the free block they end up in, or NONE."""

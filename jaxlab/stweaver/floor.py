@@ -5,14 +5,15 @@ Each works on one contiguous heap from address 0; what it reserves is the highes
 
 import typing
 
-import numba
+import numpy as np
 
 from jaxlab.stweaver import blocks
 from jaxlab.stweaver.blocks import FREE, UNLIMITED
+from jaxlab.stweaver.kernel_part import kernel_part
 from jaxlab.stweaver.ordered import NONE
 from jaxlab.stweaver.settings import BEST_FIT, BUDDY, BUMP, Settings, capacity_of, positive
 
-_WHOLE = UNLIMITED >> 1  # a power of two, so that the buddy system can halve it
+_WHOLE = np.int64(UNLIMITED >> 1)  # a power of two, so that the buddy system can halve it
 
 
 def best_fit(*, capacity: int | None = None, alignment: int = 512) -> Settings:
@@ -74,7 +75,7 @@ def _settings(code: int, allocator: str, capacity: int | None, alignment: int) -
     )
 
 
-@numba.njit(cache=True)
+@kernel_part
 @typing.no_type_check
 def malloc(heap, settings, request):
     """A block for a request, or NONE when the heap would grow over its capacity."""
@@ -83,13 +84,14 @@ def malloc(heap, settings, request):
         return _bump(heap, settings, request, size)
     if heap.totals[blocks.SEGMENTS] == 0:
         heap.totals[blocks.SEGMENTS] = 1
-        blocks.put(heap, blocks.new_block(heap, 0, _WHOLE, 0, NONE, NONE), FREE)
+        whole = blocks.new_block(heap, np.int64(0), _WHOLE, blocks.ONLY_POOL, NONE, NONE)
+        blocks.put(heap, whole, FREE)
     if settings.code == BUDDY:
         power = settings.alignment
         while power < size:
             power *= 2
         size = power
-    block = blocks.best_fit(heap, 0, size)
+    block = blocks.best_fit(heap, blocks.ONLY_POOL, size)
     if block == NONE or heap.address[block] + size > settings.capacity:
         heap.totals[blocks.OUT_OF_MEMORY] += 1
         return NONE
@@ -103,7 +105,7 @@ def malloc(heap, settings, request):
     return block
 
 
-@numba.njit(cache=True)
+@kernel_part
 @typing.no_type_check
 def free(heap, settings, block):
     """Returns a block to the heap."""
@@ -133,7 +135,7 @@ def free(heap, settings, block):
     blocks.put(heap, block, FREE)
 
 
-@numba.njit(cache=True)
+@kernel_part
 @typing.no_type_check
 def _bump(heap, settings, request, size):
     address = heap.totals[blocks.TOP]
@@ -141,12 +143,12 @@ def _bump(heap, settings, request, size):
         heap.totals[blocks.OUT_OF_MEMORY] += 1
         return NONE
     heap.totals[blocks.TOP] += size
-    block = blocks.new_block(heap, address, size, 0, NONE, NONE)
+    block = blocks.new_block(heap, address, size, blocks.ONLY_POOL, NONE, NONE)
     _mark(heap, block, request)
     return block
 
 
-@numba.njit(cache=True)
+@kernel_part
 @typing.no_type_check
 def _mark(heap, block, request):
     blocks.use(heap, block, request)

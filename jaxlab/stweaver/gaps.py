@@ -11,6 +11,8 @@ import numba
 import numpy as np
 from jaxtyping import Int64
 
+from jaxlab.stweaver.kernel_part import kernel_part
+
 FAR = np.int64(1) << np.int64(62)
 
 
@@ -107,7 +109,7 @@ def boxes(
     )
 
 
-@numba.njit(cache=True)
+@kernel_part
 @typing.no_type_check
 def _filled(b, box, start, end):
     """Filled height of a hollow box during the sections [start, end)."""
@@ -131,7 +133,7 @@ def _filled(b, box, start, end):
     return highest
 
 
-@numba.njit(cache=True)
+@kernel_part
 @typing.no_type_check
 def _height_beside(b, other, box):
     """How much of the placed box ``other``, from its bottom on, is filled while ``box`` lives."""
@@ -145,7 +147,7 @@ def _height_beside(b, other, box):
     return highest
 
 
-@numba.njit(cache=True)
+@kernel_part
 @typing.no_type_check
 def _meeting(b, box, stack):
     """Writes the filled ranges of all placed boxes that meet ``box`` in time; returns how many."""
@@ -186,7 +188,7 @@ def _meeting(b, box, stack):
     return count
 
 
-@numba.njit(cache=True)
+@kernel_part
 @typing.no_type_check
 def best_gap(low, high, count, size, ceiling):
     """Lowest address in the smallest gap of at least ``size`` bytes below ``ceiling``.
@@ -209,7 +211,7 @@ def best_gap(low, high, count, size, ceiling):
     return where
 
 
-@numba.njit(cache=True)
+@kernel_part
 @typing.no_type_check
 def settle(b, box, offset):
     """Places a box."""
@@ -225,7 +227,7 @@ def settle(b, box, offset):
                 node //= 2
 
 
-@numba.njit(cache=True)
+@kernel_part
 @typing.no_type_check
 def find(b, box, ceiling, stack):
     """Address of the best gap for a box below a ceiling; -1 if there is none."""
@@ -242,7 +244,7 @@ def place_in_order(b, order):
         settle(b, box, find(b, box, FAR, stack))
 
 
-@numba.njit(cache=True)
+@kernel_part
 @typing.no_type_check
 def clear(b):
     """Takes all boxes out again."""

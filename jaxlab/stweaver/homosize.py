@@ -73,7 +73,7 @@ def layers(
 @typing.no_type_check
 def _homosize(b, order, grade):
     stack = np.empty(512, np.int64)
-    ceiling, position = 0, 0
+    ceiling, position = np.int64(0), 0
     while position < order.size:
         size = grade[order[position]]
         behind = position

@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from jaxlab.stweaver import ordered
+from jaxlab.stweaver.kernel_part import kernel_part
 from jaxlab.stweaver.ordered import NONE
 
 _FRESH, _RECYCLED, FREE_BYTES = 0, 1, 2
@@ -42,13 +43,13 @@ def whole(height: int, claims: int) -> Intervals:
     return free
 
 
-@numba.njit(cache=True)
+@kernel_part
 @typing.no_type_check
 def _root(free):
     return 2 * free.start.size
 
 
-@numba.njit(cache=True)
+@kernel_part
 @typing.no_type_check
 def _add(free, low, high):
     if free.totals[_RECYCLED] > 0:
@@ -62,7 +63,7 @@ def _add(free, low, high):
     ordered.insert(free.child, free.rank, free.start, _root(free), node)
 
 
-@numba.njit(cache=True)
+@kernel_part
 @typing.no_type_check
 def _drop(free, node):
     ordered.remove(free.child, free.rank, free.start, _root(free), node)
@@ -70,7 +71,7 @@ def _drop(free, node):
     free.totals[_RECYCLED] += 1
 
 
-@numba.njit(cache=True)
+@kernel_part
 @typing.no_type_check
 def _holding(free, address):
     """The last range that starts at or below an address, or NONE."""

@@ -9,8 +9,7 @@ inserted request every later one meets the wrong entry.
 
 import typing
 
-import numba
-
+from jaxlab.stweaver.kernel_part import kernel_part
 from jaxlab.stweaver.ordered import NONE
 
 BAND = 64
@@ -21,7 +20,7 @@ _UNREACHABLE = 1 << 30
 NEXT, SEARCHING, ANCHOR, SEARCHES, MATCHER = range(5)
 
 
-@numba.njit(cache=True)
+@kernel_part
 @typing.no_type_check
 def match(expected, cyclic, resynchronize, matcher, edits, code):
     """The position of a request in the sequence, or NONE; the matcher moves on."""
@@ -37,7 +36,7 @@ def match(expected, cyclic, resynchronize, matcher, edits, code):
     return _align(expected, cyclic, matcher, edits, code)
 
 
-@numba.njit(cache=True)
+@kernel_part
 @typing.no_type_check
 def _expected(expected, cyclic, position):
     if cyclic and expected.size > 0:
@@ -45,7 +44,7 @@ def _expected(expected, cyclic, position):
     return expected[position] if 0 <= position < expected.size else NONE
 
 
-@numba.njit(cache=True)
+@kernel_part
 @typing.no_type_check
 def _start(matcher, edits, position):
     matcher[SEARCHING] = 1
@@ -55,7 +54,7 @@ def _start(matcher, edits, position):
         edits[k] = k - BAND if k >= BAND else _UNREACHABLE
 
 
-@numba.njit(cache=True)
+@kernel_part
 @typing.no_type_check
 def _align(expected, cyclic, matcher, edits, code):
     """One column of the edit distance.

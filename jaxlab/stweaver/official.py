@@ -6,6 +6,7 @@ import numba
 import numpy as np
 from jaxtyping import Int64
 
+from jaxlab.stweaver.kernel_part import kernel_part
 from jaxlab.stweaver.lifetimes import Lifetimes
 
 
@@ -79,7 +80,7 @@ def _official(size, first, last, order):
     return offset
 
 
-@numba.njit(cache=True)
+@kernel_part
 @typing.no_type_check
 def _skyline(layer, request, base, head, following, offset, size, first, last):
     top = base[layer]

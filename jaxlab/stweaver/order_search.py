@@ -6,6 +6,7 @@ import numba
 import numpy as np
 from jaxtyping import Int64
 
+from jaxlab.stweaver.kernel_part import kernel_part
 from jaxlab.stweaver.order import Graph
 
 
@@ -89,7 +90,7 @@ def _depth_first(graph: Graph) -> Int64[np.ndarray, " equations"]:
     return np.array(order, np.int64)
 
 
-@numba.njit(cache=True)
+@kernel_part
 @typing.no_type_check
 def _step(
     row, live, left, size, kept, users, reads, reads_at, on_entry, writes, writes_at, workspace
@@ -112,7 +113,7 @@ def _step(
     return top, live
 
 
-@numba.njit(cache=True)
+@kernel_part
 @typing.no_type_check
 def _step_back(
     row, live, seen, size, kept, users, reads, reads_at, on_entry, writes, writes_at, workspace
@@ -133,28 +134,7 @@ def _step_back(
     return top, live + fresh - made
 
 
-@numba.njit(cache=True)
-@typing.no_type_check
-def _step_back(
-    row, live, seen, size, kept, users, reads, reads_at, on_entry, writes, writes_at, workspace
-):
-    """The same from the end: from the bytes live after the equation to those live before it."""
-    fresh = early = made = 0
-    for k in range(reads_at[row], reads_at[row + 1]):
-        seen[reads[k]] += 1
-        if seen[reads[k]] == 1 and not kept[reads[k]]:
-            fresh += size[reads[k]]
-            if on_entry[k]:
-                early += size[reads[k]]
-    for k in range(writes_at[row], writes_at[row + 1]):
-        made += size[writes[k]]
-        if users[writes[k]] == 0 and not kept[writes[k]]:
-            live += size[writes[k]]
-    top = live + fresh + max(0, workspace[row] - early)
-    return top, live + fresh - made
-
-
-@numba.njit(cache=True)
+@kernel_part
 @typing.no_type_check
 def _evaluate(
     order, base, size, kept, users, reads, reads_at, on_entry, writes, writes_at, workspace
@@ -353,7 +333,7 @@ def _improve(
     return best, best_peak
 
 
-@numba.njit(cache=True)
+@kernel_part
 @typing.no_type_check
 def _crossing(crossing, where, order, position, producer, readers, readers_at, kept):
     """Lists the values that are live at the position and that the equation there leaves alone."""

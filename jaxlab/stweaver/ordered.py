@@ -9,13 +9,14 @@ subtree of block ``b``, and the entries behind those of all blocks are the roots
 
 import typing
 
-import numba
 import numpy as np
 
-NONE = -1
+from jaxlab.stweaver.kernel_part import kernel_part
+
+NONE = np.int64(-1)  # of a plain int numba would compile every callee once more
 
 
-@numba.njit(cache=True)
+@kernel_part
 @typing.no_type_check
 def _priority(block):
     """Scrambles the block number: balanced trees that are the same in every run."""
@@ -25,7 +26,7 @@ def _priority(block):
     return bits ^ (bits >> np.uint64(32))
 
 
-@numba.njit(cache=True)
+@kernel_part
 @typing.no_type_check
 def insert(child, rank, address, root, block):
     """Adds a block to a set."""
@@ -50,7 +51,7 @@ def insert(child, rank, address, root, block):
     child[larger] = NONE
 
 
-@numba.njit(cache=True)
+@kernel_part
 @typing.no_type_check
 def remove(child, rank, address, root, block):
     """Removes a member from its set."""
@@ -72,7 +73,7 @@ def remove(child, rank, address, root, block):
     child[slot] = left if left != NONE else right
 
 
-@numba.njit(cache=True)
+@kernel_part
 @typing.no_type_check
 def first_from(child, rank, address, root, size, place):
     """The first member whose key is at least ``(size, place)``, or NONE."""
@@ -87,14 +88,14 @@ def first_from(child, rank, address, root, size, place):
     return found
 
 
-@numba.njit(cache=True)
+@kernel_part
 @typing.no_type_check
 def after(child, rank, address, root, block):
     """The next larger member, or NONE; the block itself need not be a member any more."""
     return first_from(child, rank, address, root, rank[block], address[block] + 1)
 
 
-@numba.njit(cache=True)
+@kernel_part
 @typing.no_type_check
 def last_before(child, rank, address, root, size, place):
     """The last member whose key is below ``(size, place)``, or NONE."""

@@ -6,13 +6,14 @@ probability of about 2^-128 a pair, in which case a plan could be missed.
 
 import typing
 
-import numba
 import numpy as np
+
+from jaxlab.stweaver.kernel_part import kernel_part
 
 _PROBES = 4
 
 
-@numba.njit(cache=True)
+@kernel_part
 @typing.no_type_check
 def fingerprint(st, lo, hi):
     """128 bits of the subproblem ``pool[lo:hi]``: its requests, their bounds and status."""
@@ -29,7 +30,7 @@ def fingerprint(st, lo, hi):
     return print1, print2
 
 
-@numba.njit(cache=True)
+@kernel_part
 @typing.no_type_check
 def _mix(value):
     value ^= value >> np.uint64(30)
@@ -39,7 +40,7 @@ def _mix(value):
     return value ^ (value >> np.uint64(31))
 
 
-@numba.njit(cache=True)
+@kernel_part
 @typing.no_type_check
 def has_failed(st, print1, print2):
     """Whether the subproblem is known to have no plan."""
@@ -51,7 +52,7 @@ def has_failed(st, print1, print2):
     return False
 
 
-@numba.njit(cache=True)
+@kernel_part
 @typing.no_type_check
 def record_failure(st, print1, print2):
     """Notes that the subproblem has no plan; an older note may give way."""

@@ -7,6 +7,7 @@ import numba
 import numpy as np
 from jaxtyping import Int64
 
+from jaxlab.stweaver.kernel_part import kernel_part
 from jaxlab.stweaver.trace import Trace
 
 
@@ -156,7 +157,7 @@ def _sweep(start, end, low, high, height, windows, by_start):
     return first, all_low, all_high
 
 
-@numba.njit(cache=True)
+@kernel_part
 @typing.no_type_check
 def _gaps(low, high, height):
     """The ranges of ``[0, height)`` that no ``[low, high)`` covers."""

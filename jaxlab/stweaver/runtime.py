@@ -1,6 +1,7 @@
 """Running a program on its plan: planned addresses, reused holes, and a fallback for the rest."""
 
 import dataclasses
+import functools
 import typing
 
 import numba
@@ -12,7 +13,7 @@ from jaxlab.stweaver.events import Events
 from jaxlab.stweaver.ordered import NONE
 from jaxlab.stweaver.plan import Plan
 from jaxlab.stweaver.replay import Replay
-from jaxlab.stweaver.reuse import Windows, layer_runs, layer_spans, reusable
+from jaxlab.stweaver.reuse import LayerSpans, Windows, layer_runs, layer_spans, reusable
 from jaxlab.stweaver.trace import Trace
 
 SLOT = 512  # bytes: requests up to this are never planned; sizes are rounded up to it
@@ -99,7 +100,7 @@ class Runtime:
 
     def __post_init__(self) -> None:
         offsets = np.asarray(self.offsets)
-        static = static_part(self.profile)
+        static = self._static
         if offsets.shape != (len(static),) or not np.issubdtype(offsets.dtype, np.integer):
             raise ValueError(
                 f"Runtime: offsets must hold {len(static)} integers, one for each request of "
@@ -116,6 +117,22 @@ class Runtime:
         if self.height >= SLOT_BASE:
             raise ValueError(f"Runtime: height={self.height} must be less than {SLOT_BASE}.")
         object.__setattr__(self, "offsets", offsets)
+
+    @functools.cached_property
+    def _static(self) -> Trace:
+        return static_part(self.profile)
+
+    @functools.cached_property
+    def _spans(self) -> LayerSpans:
+        return layer_spans(self.profile)
+
+    @functools.cached_property
+    def _slots(self) -> int:
+        """Slots of the pool at first: twice the profiled peak."""
+        small = (self.profile.size <= SLOT) & (self.profile.size > 0)
+        events = Events.of(self.profile)
+        change = np.where(events.malloc, 1, -1) * small[events.request]
+        return 2 * int(np.cumsum(change).max(initial=0))
 
     def replay(
         self,
@@ -149,12 +166,11 @@ class Runtime:
             raise ValueError(
                 f"Runtime: capacity={capacity} is less than the arena of {self.height} bytes."
             )
-        static = static_part(self.profile)
-        order = np.argsort(static.start, kind="stable")
-        expected, codes = _codes(static.select(order), trace)
-        window, ranges = self._windows(static, trace) if reuse else _no_windows(trace)
+        order = np.argsort(self._static.start, kind="stable")
+        expected, codes = _codes(self._static, trace)
+        window, ranges = self._windows(trace) if reuse else _no_windows(trace)
         events = Events.of(trace)
-        slots = 2 * _small_peak(self.profile)
+        slots = self._slots
         heap = blocks.new_heap(len(trace), 1)
         free = intervals.whole(self.height, len(trace))
         settings = caching.caching(
@@ -169,7 +185,7 @@ class Runtime:
             trace.size,
             codes,
             window,
-            expected,
+            expected[order],
             self.offsets[order],
             self.profile.period is not None,
             resynchronize,
@@ -205,38 +221,26 @@ class Runtime:
             blocks.table(heap),
         )
 
-    def _windows(
-        self, static: Trace, trace: Trace
-    ) -> tuple[Int64[np.ndarray, " requests"], Windows]:
+    def _windows(self, trace: Trace) -> tuple[Int64[np.ndarray, " requests"], Windows]:
         """For each request the number of its window (or NONE), and the windows' idle ranges."""
-        period = self.profile.period
-        spans = layer_spans(self.profile)
+        period, spans = self.profile.period, self._spans
         begins, ends = layer_runs(trace, self.profile.layers, period is not None)
         seen = np.isin(begins, spans.key) & np.isin(ends, spans.key)
         rows = np.flatnonzero(seen & trace.dynamic & (trace.size > SLOT))
-        pairs, window_of = np.unique(
-            np.stack([begins[rows], ends[rows]], axis=1), axis=0, return_inverse=True
-        )
+        keys = int(spans.key.max(initial=0)) + 1
+        pairs, window_of = np.unique(begins[rows] * keys + ends[rows], return_inverse=True)
         window = np.full(len(trace), NONE, np.int64)
-        window[rows] = window_of.reshape(-1)
-        place = np.searchsorted(spans.key, pairs)
-        times = np.stack([spans.first[place[:, 0]], spans.last[place[:, 1]] + 1], axis=1)
+        window[rows] = window_of
+        opens, closes = np.searchsorted(spans.key, np.divmod(pairs, keys))
+        times = np.stack([spans.first[opens], spans.last[closes] + 1], axis=1)
         if period is not None:  # freed in the next period
             times[:, 1] += np.where(times[:, 1] <= times[:, 0], period, 0)
-        return window, reusable(static, self.offsets, self.height, times)
+        return window, reusable(self._static, self.offsets, self.height, times)
 
 
 def _no_windows(trace: Trace) -> tuple[Int64[np.ndarray, " requests"], Windows]:
     empty = np.empty(0, np.int64)
     return np.full(len(trace), NONE, np.int64), Windows(np.zeros(1, np.int64), empty, empty)
-
-
-def _small_peak(profile: Trace) -> int:
-    """Largest number of requests of at most 512 bytes that are live at once."""
-    small = (profile.size <= SLOT) & (profile.size > 0)
-    events = Events.of(profile)
-    change = np.where(events.malloc, 1, -1) * small[events.request]
-    return int(np.cumsum(change).max(initial=0))
 
 
 def _codes(
@@ -245,21 +249,18 @@ def _codes(
     """A code for each planned request and each request of the run: equal where they look alike.
 
     What the runtime sees of a request is its size, rounded, and the phase and layer it is in. A run
-    without phases and layers, or with others, is matched by size alone.
+    that has none of the profile's phases (or layers) is matched without them.
     """
-    keys = [[-(-part.size // SLOT)] for part in (static, trace)]
+    planned, run = (-(-part.size // SLOT) for part in (static, trace))
     for names in ("phases", "layers"):
-        field = f"{names[:-1]}_start"
         number = {name: code for code, name in enumerate(getattr(static, names))}
         theirs = [number.get(name, NONE) for name in getattr(trace, names)]
-        keys[0].append(getattr(static, field))
-        keys[1].append(np.asarray([*theirs, NONE], np.int64)[getattr(trace, field)])
-    both = np.concatenate([np.stack(columns, axis=1) for columns in keys])
-    _, codes = np.unique(both, axis=0, return_inverse=True)
-    codes = codes.reshape(-1).astype(np.int64)
-    run = codes[len(static) :].copy()
-    run[trace.dynamic] = NONE
-    return codes[: len(static)], run
+        if set(theirs) <= {NONE}:
+            continue
+        field, base = f"{names[:-1]}_start", len(number) + 1
+        planned = planned * base + getattr(static, field) + 1
+        run = run * base + np.asarray([*theirs, NONE])[getattr(trace, field)] + 1
+    return planned, np.where(trace.dynamic, NONE, run)
 
 
 @numba.njit(cache=True)
@@ -331,7 +332,7 @@ def _run(
                         place = NONE
             if place == NONE and size[row] > 0:
                 served[_FALLBACK] += 1
-                block = caching.malloc(heap, settings, size[row], 0)
+                block = caching.malloc(heap, settings, size[row], np.int64(0))
                 block_of[row] = block
                 if block != NONE:
                     place = FALLBACK_BASE + heap.address[block]

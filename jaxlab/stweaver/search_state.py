@@ -2,9 +2,10 @@
 
 import typing
 
-import numba
 import numpy as np
 from jaxtyping import Int64, UInt64
+
+from jaxlab.stweaver.kernel_part import kernel_part
 
 OPEN, BLOCKED, PLACED = 0, 1, 2  # status of a request
 TRAIL, WORK, CAPACITY, STRATEGY = 0, 1, 2, 3  # counters
@@ -59,7 +60,7 @@ class Search(typing.NamedTuple):
     salt: UInt64[np.ndarray, "live two"]
 
 
-@numba.njit(cache=True)
+@kernel_part
 @typing.no_type_check
 def extent(st, lo, hi):
     """The sections from the first start to the last end of a subproblem."""

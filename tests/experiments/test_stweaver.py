@@ -192,7 +192,7 @@ def test_figures_need_no_more_than_the_facts():
         "occupancy": occupancy,
         "curves": {"title": "M, R", "curves": dict.fromkeys(names, curve)},
     }
-    assert list(draw(Result({}, facts=facts))) == ["occupancy", "reserved", "efficiency"]
+    assert list(draw(Result({}, facts=facts))) == ["occupancy", "reserved", "fragmentation"]
 
 
 @pytest.mark.parametrize(

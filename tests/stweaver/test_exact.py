@@ -1,6 +1,8 @@
 import time
+import typing
 
 import hypothesis
+import numba
 import numpy as np
 import pytest
 from hypothesis import strategies as st
@@ -10,6 +12,7 @@ from jaxlab.stweaver.branch import FOUND, REFUTED
 from jaxlab.stweaver.choice import LOWEST, REFINED, TIGHTEST
 from jaxlab.stweaver.exact import Solver, exact, overlaps, suits
 from jaxlab.stweaver.lifetimes import Lifetimes
+from jaxlab.stweaver.refuted import fingerprint, has_failed, record_failure
 from tests.oracles.packing import live_matrix, load, lowest_height
 from tests.stweaver.traces import LETTERS, MINIMALLOC, traces
 
@@ -191,6 +194,80 @@ def test_omnimalloc_finds_our_plans_valid_and_is_not_lower():
         omnimalloc.Pool(id="pool", allocations=tuple(free)), "greedy_by_size"
     )
     assert made.lower_bound <= made.height <= theirs.size
+
+
+class Part(typing.NamedTuple):
+    """What the table of failures reads of a search."""
+
+    pool: np.ndarray
+    rest: np.ndarray
+    bound: np.ndarray
+    status: np.ndarray
+    salt: np.ndarray
+    failed: np.ndarray
+
+
+@numba.njit
+def prints(part, lo, hi):
+    return fingerprint(part, lo, hi)
+
+
+@numba.njit
+def remember(part, print1, print2):
+    record_failure(part, print1, print2)
+
+
+@numba.njit
+def known(part, print1, print2):
+    return has_failed(part, print1, print2)
+
+
+def part_of(slots=8):
+    random = np.random.default_rng(0)
+    salt = random.integers(0, 1 << 63, (6, 2)).astype(np.uint64)
+    rest, bound = np.array([3, 3, 0, 7, 1, 0]), np.array([3, 5, 0, 9, 1, 2])
+    status = np.array([0, 1, 0, 1, 0, 1])
+    return Part(np.arange(6), rest, bound, status, salt, np.zeros((slots, 2), np.uint64))
+
+
+def test_subproblems_that_differ_have_other_fingerprints():
+    part = part_of()
+    seen = {prints(part, 1, 5)}
+    for column in (part.rest, part.bound, part.status):
+        for request in range(1, 5):
+            column[request] += 1
+            seen.add(prints(part, 1, 5))
+            column[request] -= 1
+    seen |= {prints(part, 0, 5), prints(part, 1, 4), prints(part, 2, 6)}
+    assert len(seen) == len({one for one, _ in seen}) == len({two for _, two in seen}) == 16
+    part.pool[1:5] = part.pool[[3, 1, 4, 2]]  # the order within the pool says nothing
+    part.rest[[0, 5]] += 1  # nor does what is outside
+    assert prints(part, 1, 5) in seen
+
+
+def test_failures_are_known_by_both_words_until_the_table_is_full():
+    part = part_of(slots=8)
+    words = [(np.uint64(8 * turn + 3), np.uint64(turn)) for turn in range(4)]  # all want slot 3
+    for turn, word in enumerate(words):
+        assert [known(part, *other) for other in words] == [True] * turn + [False] * (4 - turn)
+        remember(part, *word)
+    assert not known(part, words[0][0], words[1][1])
+    remember(part, np.uint64(8 * 9 + 3), np.uint64(9))  # an older one gives way
+    assert known(part, np.uint64(8 * 9 + 3), np.uint64(9))
+    assert sum(known(part, *word) for word in words) == 3
+
+
+def test_what_fails_at_one_capacity_is_open_again_at_the_next():
+    # Arcs around a circle: the load is 17, and only a search finds that it does not suffice.
+    size, start = [4, 5, 5, 4, 5, 2, 1, 3], [1, 1, 6, 3, 4, 4, 5, 0]
+    trace = Trace.of(size, start, [4, 5, 11, 5, 9, 5, 7, 4], period=8)
+    solver = Solver(Lifetimes.of(trace), seed=0)
+    deadline = time.perf_counter() + 60
+    assert solver.attempt(17, deadline)[0] == REFUTED
+    assert solver.failed.any()
+    answer, addresses = solver.attempt(18, deadline)
+    assert answer == FOUND
+    check(trace, Plan(addresses, 18, 18, "exact", 0.0))
 
 
 def test_the_exact_planner_knows_its_limits():

@@ -187,7 +187,12 @@ def test_bad_options_are_refused() -> None:
             reorder(jnp.sin, jnp.ones(3), **options)
 
 
-@pytest.mark.parametrize("model", MODELS)
+QUICK = ("mixture", "lstm")
+
+
+@pytest.mark.parametrize(
+    "model", [m if m in QUICK else pytest.param(m, marks=pytest.mark.slow) for m in MODELS]
+)
 def test_training_steps(model: str) -> None:
     step = training_step(model, 2, remat=model == "mixture")
     schedule = reorder(step.fn, *step.args, donate_argnums=(0, 1), width=4, moves=2000)

@@ -167,6 +167,28 @@ def test_one_surprise_costs_less_than_a_hundredth(change: str, seed: int, phases
         assert collision(run, counted) is None
 
 
+@pytest.mark.parametrize("names", [(), ("x", "y", "z")])
+def test_a_run_without_the_phases_of_the_profile_is_matched_by_size(names: tuple[str, ...]) -> None:
+    trace = training_like(300, 0, phases=True)
+    codes = trace.phase_start if names else np.full(len(trace), -1)
+    run = dataclasses.replace(trace, phases=names, phase_start=codes, phase_end=codes)
+    assert runtime_of(trace).replay(run).counters["fallback"] == 0
+
+
+def test_requests_in_another_phase_are_not_the_planned_ones() -> None:
+    trace = training_like(300, 0, phases=True)
+    assert trace.phases == ("0F", "1F", "2F", "3F")
+    run = dataclasses.replace(trace, phases=("0F", "2F", "1F", "3F"))
+    counters = runtime_of(trace).replay(run).counters
+    assert counters["unmatched"] >= (static_part(trace).phase_start == 1).sum() / 2
+
+
+def test_equal_sizes_in_another_layer_are_not_the_planned_ones() -> None:
+    profile = Trace.of([1024] * 3, [0, 1, 2], [9] * 3, layer_start=[0, 1, 1], layers=["a", "b"])
+    run = dataclasses.replace(profile, layer_start=np.array([0, 0, 1]))
+    assert runtime_of(profile).replay(run).counters["unmatched"] == 1
+
+
 def test_many_surprises_cost_a_few_requests_each() -> None:
     trace = training_like(6000, 3)
     runtime = runtime_of(trace)
