@@ -5,7 +5,7 @@ import heapq
 import numpy as np
 from jaxtyping import Bool, Int64
 
-from jaxlab.stweaver.order import Graph
+from jaxlab.stweaver.order_graph import Graph
 
 _MAX_SETS = 40_000
 _CUTS = 24

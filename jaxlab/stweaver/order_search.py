@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from jaxlab.stweaver.kernel_part import kernel_part
-from jaxlab.stweaver.order import Graph
+from jaxlab.stweaver.order_graph import Graph
 
 
 def order_peak(graph: Graph, order: Int64[np.ndarray, " equations"]) -> int:

@@ -1,20 +1,28 @@
-"""The README's example runs as it stands, and the commands it names exist."""
+"""The README's examples run as they stand, and the commands it names exist."""
 
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 MAKEFILE = (Path(__file__).parents[2] / "Makefile").read_text(encoding="utf-8")
 
 
-def test_the_example_for_borrowers_runs():
-    (example,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+def test_the_examples_for_borrowers_run():
+    example, *systems = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     names: dict = {}
     exec(example, names)
     assert names["out"].shape == names["grads"].shape == names["q"].shape
+    assert 0 < names["mask"].density() < 1
     assert len(example.strip().splitlines()) <= 12
+    alone = names.pop("out")
+    for text in systems:  # the first goes on with the names of the example
+        exec(text, names)
+    np.testing.assert_allclose(names["out"], alone, atol=2e-6)
+    assert names["made"].height >= names["made"].lower_bound
+    assert 0 < names["corr"].trace().real < 31
 
 
 @pytest.mark.parametrize("target", sorted(set(re.findall(r"make ([a-z-]+)", README))))

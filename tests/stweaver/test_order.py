@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from experiments.workloads.training_steps import MODELS, training_step
 from jaxlab.stweaver.jaxpr import Program
 from jaxlab.stweaver.jaxpr_trace import trace_jaxpr
-from jaxlab.stweaver.order import Graph, reorder
+from jaxlab.stweaver.order import reorder
 from jaxlab.stweaver.order_bound import exact_order, order_bound
+from jaxlab.stweaver.order_graph import Graph
 from jaxlab.stweaver.order_search import order_peak, search
 from jaxlab.stweaver.trace import Trace
 from tests.stweaver.programs import PROGRAMS
