@@ -17,8 +17,8 @@
 A plan is a placement: it moves data and never changes the result.
 """
 
-import importlib
-import typing
+import importlib as _importlib
+import typing as _typing
 
 from jaxlab.stweaver.arena import run_in_arena
 from jaxlab.stweaver.bound import lower_bound
@@ -38,7 +38,7 @@ from jaxlab.stweaver.torch_snapshot import read_torch_snapshot
 from jaxlab.stweaver.trace import Trace
 from jaxlab.stweaver.xla import XlaMemory, read_xla_dump, trace_xla, xla_memory
 
-if typing.TYPE_CHECKING:
+if _typing.TYPE_CHECKING:
     from jaxlab.stweaver.efficiency import (
         ablation,
         compare,
@@ -95,8 +95,8 @@ _COMPILED = {  # these need numba, which is imported with the first of them
 }
 
 
-def __getattr__(name: str) -> typing.Any:
+def __getattr__(name: str) -> _typing.Any:
     for module, names in _COMPILED.items():
         if name in names:
-            return getattr(importlib.import_module(f"{__name__}.{module}"), name)
+            return getattr(_importlib.import_module(f"{__name__}.{module}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
