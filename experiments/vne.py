@@ -102,8 +102,8 @@ class Config:
 NOTES = (
     "Shortly after the contact opens the gap S_G - S grows with a higher power of U: its "
     "second-order part has not built up yet, and it is tiny beside S. `boundary-exponent` keeps "
-    "the time 0.5 that was declared first; `boundary-exponent-grown`, at the design note's times "
-    "and on dots too, was added after that was seen.",
+    "the time 0.5 that was declared first; `boundary-exponent-grown`, at later times and on dots "
+    "too, was added after that was seen.",
     "The slope after the opening was first fitted up to t = L / 8 for each lead, where the chord "
     "length flattens it at every L. A window of fixed times replaced it after that was seen.",
     "From thermal starts two-point data can tighten the certificate little: the entropy of the "

@@ -17,16 +17,13 @@
 A plan is a placement: it moves data and never changes the result.
 """
 
+import importlib as _importlib
+import typing as _typing
+
 from jaxlab.stweaver.arena import run_in_arena
 from jaxlab.stweaver.bound import lower_bound
 from jaxlab.stweaver.check import check
 from jaxlab.stweaver.csv_files import read_csv, read_minimalloc, write_csv
-from jaxlab.stweaver.efficiency import (
-    ablation,
-    compare,
-    fragmentation_reduction,
-    largest_microbatch,
-)
 from jaxlab.stweaver.events import unroll
 from jaxlab.stweaver.jaxpr_trace import trace_jaxpr
 from jaxlab.stweaver.memory_report import Holder, MemoryReport, memory_report
@@ -35,13 +32,21 @@ from jaxlab.stweaver.occupancy import draw_occupancy
 from jaxlab.stweaver.order import Schedule, reorder
 from jaxlab.stweaver.plan import Plan
 from jaxlab.stweaver.planning import plan
-from jaxlab.stweaver.replay import Replay, simulate, smallest_limit
-from jaxlab.stweaver.runtime import Runtime, static_part
 from jaxlab.stweaver.schedule import MODELS, SCHEDULES, Parallelism, schedule_trace
 from jaxlab.stweaver.synthetic import cut_rectangle
 from jaxlab.stweaver.torch_snapshot import read_torch_snapshot
 from jaxlab.stweaver.trace import Trace
 from jaxlab.stweaver.xla import XlaMemory, read_xla_dump, trace_xla, xla_memory
+
+if _typing.TYPE_CHECKING:
+    from jaxlab.stweaver.efficiency import (
+        ablation,
+        compare,
+        fragmentation_reduction,
+        largest_microbatch,
+    )
+    from jaxlab.stweaver.replay import Replay, simulate, smallest_limit
+    from jaxlab.stweaver.runtime import Runtime, static_part
 
 __all__ = [
     "MODELS",
@@ -82,3 +87,16 @@ __all__ = [
     "write_csv",
     "xla_memory",
 ]
+
+_COMPILED = {  # these need numba, which is imported with the first of them
+    "efficiency": ("ablation", "compare", "fragmentation_reduction", "largest_microbatch"),
+    "replay": ("Replay", "simulate", "smallest_limit"),
+    "runtime": ("Runtime", "static_part"),
+}
+
+
+def __getattr__(name: str) -> _typing.Any:
+    for module, names in _COMPILED.items():
+        if name in names:
+            return getattr(_importlib.import_module(f"{__name__}.{module}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -8,7 +8,6 @@ import numpy as np
 from jaxlab.stweaver.block_ops import MIXTURE, BlockOps, Operation, block_ops
 from jaxlab.stweaver.models import GPT2_345M, LLAMA2_7B, QWEN_MOE, Model, block_weights, end_weights
 from jaxlab.stweaver.pipeline import one_forward_one_backward
-from jaxlab.stweaver.routing import expert_tokens
 from jaxlab.stweaver.tape import Tape
 from jaxlab.stweaver.trace import Trace
 
@@ -321,6 +320,8 @@ class _Rank:
     def _block(self, iteration: int, microbatch: int, chunk: int, block: int) -> BlockOps:
         if self.plain is not None:
             return self.plain
+        from jaxlab.stweaver.routing import expert_tokens  # needs numba
+
         model, how = self.model, self.how
         stage = chunk * how.pipeline + how.rank
         counts = expert_tokens(

@@ -11,8 +11,7 @@ from tests.house.packages import PACKAGES
 
 pytestmark = pytest.mark.oldest
 SECONDS = 0.5
-# Its loops are numba's, nothing in it is traced; `import jaxlab` does not import it.
-LIGHT = [name for name in ["jaxlab", *PACKAGES] if name != "jaxlab.stweaver"]
+LIGHT = ["jaxlab", *PACKAGES]
 
 _PROBE = """
 import json, sys, time
@@ -60,10 +59,6 @@ def test_import_is_quick(name: str) -> None:
             break
         seconds = min(seconds, probe(name)["seconds"])
     assert seconds < SECONDS, f"import {name} takes {seconds:.2f} s beyond jax, numpy, jaxtyping"
-
-
-def test_planning_memory_changes_no_setting() -> None:
-    assert first_probe("jaxlab.stweaver")["changed"] == []
 
 
 def test_the_probe_sees_settings_libraries_and_time(tmp_path, monkeypatch) -> None:
