@@ -15,7 +15,7 @@ import importlib.util
 import numpy as np
 
 from experiments.claims.vne import ASSUMPTIONS, CLAIMS
-from experiments.harness import Missing, Result, Steps, Table, Value
+from experiments.harness import Missing, Result, Steps, Value
 from experiments.workloads import (
     transport_exact,
     transport_free,
@@ -23,6 +23,13 @@ from experiments.workloads import (
     transport_speed,
 )
 from experiments.workloads.transport_speed import Sizes
+from experiments.workloads.transport_tables import (
+    exponents,
+    quench_helps,
+    split_brackets,
+    tables,
+    tightening,
+)
 
 __all__ = ["ASSUMPTIONS", "CLAIMS", "PRESETS", "Config", "run"]
 
@@ -192,7 +199,7 @@ def run(config: Config, steps: Steps = Steps()) -> Result:
         found["design"] = steps.do("inverse design", transport_free.inverse_design, *config.design)
     values = {**_free_values(found), **_exact_values(config, steps, found)}
     values.update(_speed_values(config.speed, steps, found))
-    return Result(values, _tables(found), notes=NOTES, facts=found)
+    return Result(values, tables(found), notes=NOTES, facts=found)
 
 
 def _free_values(found: dict) -> dict[str, Value | Missing]:
@@ -322,68 +329,6 @@ def _long_values(config: Config, steps: Steps, found: dict) -> dict[str, Value |
     }
 
 
-def decay(rows: list[dict]) -> float:
-    """Power of time with which the gap after ``off`` falls, from t = 1 on."""
-    times, gaps = np.array(
-        [(r["time"], r["gap"]) for r in rows if r["quench"] == "off" and r["time"] >= 1]
-    ).T
-    return float(np.polyfit(np.log(times), np.log(gaps), 1)[0])
-
-
-def exponents(rows: list[dict]) -> dict[str, float]:
-    """Power of U with which the gap grows, at each time."""
-    times = dict.fromkeys(row["time"] for row in rows)
-    return {
-        f"t={time:g}": float(
-            np.polyfit(
-                *np.log([(r["strength"], r["gap"]) for r in rows if r["time"] == time]).T, 1
-            )[0]
-        )
-        for time in times
-    }
-
-
-def quench_helps(rows: list[dict]) -> bool:
-    """Whether the gap after ``off`` always falls, and lies below ``none`` at every time."""
-    helps = True
-    for strength in dict.fromkeys(row["strength"] for row in rows):
-        off, none = (
-            np.array([r["gap"] for r in rows if (r["strength"], r["quench"]) == (strength, kind)])
-            for kind in ("off", "none")
-        )
-        helps &= bool((np.diff(off) < 0).all() and (off < none).all())
-    return helps
-
-
-def tightening(rows: list[dict]) -> dict[str, float | int]:
-    """Mean widths of the plain and of the tightened bracket, and what is saved."""
-    plain = np.array([row["gaussian"] - max(0, row["gaussian"] - row["surplus"]) for row in rows])
-    tight = np.array([row["high"] - row["low"] for row in rows])
-    if not plain.size:
-        return {"count": 0, "plain": 0.0, "tight": 0.0, "saved": 0.0}
-    return {
-        "count": len(rows),
-        "plain": float(plain.mean()),
-        "tight": float(tight.mean()),
-        "saved": float(1 - tight.mean() / plain.mean()),
-    }
-
-
-def split_brackets(rows: list[dict]) -> dict[str, list[dict]]:
-    """Instances by start, and by whether zero clips the plain lower bound; exact ones left out."""
-    open_rows = [row for row in rows if row["surplus"] > 1e-6]
-    return {
-        f"{start}, {'clipped at zero' if clipped else 'not clipped'}": [
-            row
-            for row in open_rows
-            if row["thermal"] == (start == "thermal")
-            and (row["gaussian"] < row["surplus"]) == clipped
-        ]
-        for start in ("pure", "thermal")
-        for clipped in (False, True)
-    }
-
-
 def _bracket_values(rows: list[dict]) -> dict[str, Value | Missing]:
     if not rows:
         return dict.fromkeys(
@@ -423,42 +368,3 @@ def _speed_values(sizes: Sizes | None, steps: Steps, found: dict) -> dict[str, V
         Value(found["qutip"]["ratio"], "timed") if found["qutip"] else Missing("needs QuTiP")
     )
     return values
-
-
-def _tables(found: dict) -> tuple[Table, ...]:
-    tables = [
-        _table("Entropy from the zeros of the charge's polynomial", found["estimators"]),
-        _table("Growth per time of a domain wall, beside Levitov's integrals", found["rates"]),
-        _table("An environment at the dot of a star", found["environment"]),
-        _table("Environment couplings inferred from A and B", found["inferred"]),
-        _table("Counting the twelve-site contact", found["shots"]["rows"]),
-        _table("Shots needed there", found["shots"]["needed"]),
-    ]
-    if "sweep" in found:
-        for kind, rows in found["sweep"].items():
-            tables.append(_table(f"Interaction on {kind} bonds, switched on", rows))
-        for kind, rows in found["dots"].items():
-            tables.append(_table(f"Interaction on a {kind} dot, switched on", rows))
-        tables.append(_table("Interaction in the leads, quenched", found["quenches"]))
-        for lead, rows in found["long"].items():
-            tables.append(_table(f"The same with leads of {lead} sites", rows))
-        tables.append(_table("The same by matrix products", found.get("chain", [])))
-        tables.append(_table("Decay of the gap after `off` with time", _decays(found)))
-        tables.append(_table("Telegraph noise on the contact", found["noise"]))
-    if found.get("brackets"):
-        parts = split_brackets(found["brackets"])
-        rows = [{"instances": name, **tightening(part)} for name, part in parts.items()]
-        tables.append(_table("Certificates of random quenches", rows))
-    return tuple(table for table in tables if table.rows)
-
-
-def _decays(found: dict) -> list[dict]:
-    leads = {**found["long"]}
-    if "chain" in found:
-        leads["matrix products"] = found["chain"]
-    return [{"leads": lead, "power of time": decay(rows)} for lead, rows in leads.items()]
-
-
-def _table(title: str, rows: list[dict]) -> Table:
-    columns = tuple(rows[0]) if rows else ("nothing",)
-    return Table(title, columns, tuple(tuple(row[name] for name in columns) for row in rows))

@@ -8,7 +8,7 @@ import pytest
 
 from experiments import vne
 from experiments.harness import Missing, Steps
-from experiments.workloads import transport_exact, transport_free, transport_mps
+from experiments.workloads import transport_exact, transport_free, transport_mps, transport_tables
 from jaxlab.vne import block_diag, entropy, evolve_eig, ground_corr, hopping_chain, qpc
 from tests.oracles import fock
 
@@ -21,7 +21,7 @@ def test_exponents_are_powers_of_the_strength():
         for t, power in ((1.0, 2.0), (4.0, 2.5))
         for u in (0.05, 0.1, 0.2)
     ]
-    found = vne.exponents(rows)
+    found = transport_tables.exponents(rows)
     assert found["t=1"] == pytest.approx(2)
     assert found["t=4"] == pytest.approx(2.5)
 
@@ -40,13 +40,13 @@ def test_a_quench_helps_if_the_gap_falls_and_stays_below(off, none, helps):
         for kind, gaps in (("off", off), ("none", none))
         for t, gap in enumerate(gaps)
     ]
-    assert vne.quench_helps(rows) is helps
+    assert transport_tables.quench_helps(rows) is helps
 
 
 def test_decay_leaves_early_times_out():
     rows = [{"quench": "off", "time": t, "gap": t**-1.5} for t in (1.0, 2.0, 4.0)]
     rows += [{"quench": "off", "time": 0.5, "gap": 9.0}, {"quench": "none", "time": 1, "gap": 7.0}]
-    assert vne.decay(rows) == pytest.approx(-1.5)
+    assert transport_tables.decay(rows) == pytest.approx(-1.5)
 
 
 def bracket(gaussian, surplus, low, high, thermal=False):
@@ -67,15 +67,15 @@ def test_brackets_are_split_by_start_and_by_what_zero_clips():
         bracket(1.0, 0.5, 0.6, 1.0, thermal=True),
         bracket(1.0, 0.0, 1.0, 1.0),
     ]
-    parts = vne.split_brackets(rows)
+    parts = transport_tables.split_brackets(rows)
     assert {name: len(part) for name, part in parts.items()} == {
         "pure, not clipped": 1,
         "pure, clipped at zero": 1,
         "thermal, not clipped": 1,
         "thermal, clipped at zero": 0,
     }
-    assert vne.tightening(parts["pure, not clipped"])["saved"] == pytest.approx(0.6)
-    assert vne.tightening(parts["pure, clipped at zero"])["plain"] == pytest.approx(1)
+    assert transport_tables.tightening(parts["pure, not clipped"])["saved"] == pytest.approx(0.6)
+    assert transport_tables.tightening(parts["pure, clipped at zero"])["plain"] == pytest.approx(1)
     values = vne._bracket_values(rows)
     assert values["bracket-holds"].value == 0
     broken = vne._bracket_values([*rows, {**rows[0], "exact": 0.7}])

@@ -1,0 +1,107 @@
+"""What the rows of the transport experiment add up to, and its tables."""
+
+import numpy as np
+
+from experiments.harness import Table
+
+
+def decay(rows: list[dict]) -> float:
+    """Power of time with which the gap after ``off`` falls, from t = 1 on."""
+    times, gaps = np.array(
+        [(r["time"], r["gap"]) for r in rows if r["quench"] == "off" and r["time"] >= 1]
+    ).T
+    return float(np.polyfit(np.log(times), np.log(gaps), 1)[0])
+
+
+def exponents(rows: list[dict]) -> dict[str, float]:
+    """Power of U with which the gap grows, at each time."""
+    times = dict.fromkeys(row["time"] for row in rows)
+    return {
+        f"t={time:g}": float(
+            np.polyfit(
+                *np.log([(r["strength"], r["gap"]) for r in rows if r["time"] == time]).T, 1
+            )[0]
+        )
+        for time in times
+    }
+
+
+def quench_helps(rows: list[dict]) -> bool:
+    """Whether the gap after ``off`` always falls, and lies below ``none`` at every time."""
+    helps = True
+    for strength in dict.fromkeys(row["strength"] for row in rows):
+        off, none = (
+            np.array([r["gap"] for r in rows if (r["strength"], r["quench"]) == (strength, kind)])
+            for kind in ("off", "none")
+        )
+        helps &= bool((np.diff(off) < 0).all() and (off < none).all())
+    return helps
+
+
+def tightening(rows: list[dict]) -> dict[str, float | int]:
+    """Mean widths of the plain and of the tightened bracket, and what is saved."""
+    plain = np.array([row["gaussian"] - max(0, row["gaussian"] - row["surplus"]) for row in rows])
+    tight = np.array([row["high"] - row["low"] for row in rows])
+    if not plain.size:
+        return {"count": 0, "plain": 0.0, "tight": 0.0, "saved": 0.0}
+    return {
+        "count": len(rows),
+        "plain": float(plain.mean()),
+        "tight": float(tight.mean()),
+        "saved": float(1 - tight.mean() / plain.mean()),
+    }
+
+
+def split_brackets(rows: list[dict]) -> dict[str, list[dict]]:
+    """Instances by start, and by whether zero clips the plain lower bound; exact ones left out."""
+    open_rows = [row for row in rows if row["surplus"] > 1e-6]
+    return {
+        f"{start}, {'clipped at zero' if clipped else 'not clipped'}": [
+            row
+            for row in open_rows
+            if row["thermal"] == (start == "thermal")
+            and (row["gaussian"] < row["surplus"]) == clipped
+        ]
+        for start in ("pure", "thermal")
+        for clipped in (False, True)
+    }
+
+
+def tables(found: dict) -> tuple[Table, ...]:
+    """Every table, from what the steps found."""
+    made = [
+        _table("Entropy from the zeros of the charge's polynomial", found["estimators"]),
+        _table("Growth per time of a domain wall, beside Levitov's integrals", found["rates"]),
+        _table("An environment at the dot of a star", found["environment"]),
+        _table("Environment couplings inferred from A and B", found["inferred"]),
+        _table("Counting the twelve-site contact", found["shots"]["rows"]),
+        _table("Shots needed there", found["shots"]["needed"]),
+    ]
+    if "sweep" in found:
+        for kind, rows in found["sweep"].items():
+            made.append(_table(f"Interaction on {kind} bonds, switched on", rows))
+        for kind, rows in found["dots"].items():
+            made.append(_table(f"Interaction on a {kind} dot, switched on", rows))
+        made.append(_table("Interaction in the leads, quenched", found["quenches"]))
+        for lead, rows in found["long"].items():
+            made.append(_table(f"The same with leads of {lead} sites", rows))
+        made.append(_table("The same by matrix products", found.get("chain", [])))
+        made.append(_table("Decay of the gap after `off` with time", _decays(found)))
+        made.append(_table("Telegraph noise on the contact", found["noise"]))
+    if found.get("brackets"):
+        parts = split_brackets(found["brackets"])
+        rows = [{"instances": name, **tightening(part)} for name, part in parts.items()]
+        made.append(_table("Certificates of random quenches", rows))
+    return tuple(table for table in made if table.rows)
+
+
+def _decays(found: dict) -> list[dict]:
+    leads = {**found["long"]}
+    if "chain" in found:
+        leads["matrix products"] = found["chain"]
+    return [{"leads": lead, "power of time": decay(rows)} for lead, rows in leads.items()]
+
+
+def _table(title: str, rows: list[dict]) -> Table:
+    columns = tuple(rows[0]) if rows else ("nothing",)
+    return Table(title, columns, tuple(tuple(row[name] for name in columns) for row in rows))
