@@ -226,7 +226,9 @@ def _scorecard(command: Scorecard, checkout: Checkout) -> int:
     if command.readme and command.json:
         raise ValueError("--readme rewrites README.md and --json prints: choose one")
     if command.readme:
-        changed = scorecard.update_readme(checkout)
+        from experiments.harness.readme import update_readme
+
+        changed = update_readme(checkout)
         Console().print(f"README.md {'rewritten' if changed else 'is up to date'}")
         return 0
     found = scorecard.committed(checkout)

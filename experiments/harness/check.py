@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from rich.console import Console
 
 from experiments.harness.experiment import Checkout, Experiment, load
+from experiments.harness.readme import readme_is_stale
 from experiments.harness.record import Record, RecordError, read
 from experiments.harness.result import Missing, Value, differs
 from experiments.harness.runner import execute
-from experiments.harness.scorecard import entries, readme_is_stale
+from experiments.harness.scorecard import entries
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,12 +8,9 @@ from typing import Any
 
 from experiments.harness.claim import OUTCOMES, PRESETS, Claim, Preset, Verdict, verdict
 from experiments.harness.experiment import Checkout, Experiment, load
-from experiments.harness.plain import show, to_json
+from experiments.harness.plain import to_json
 from experiments.harness.record import Record, read
 from experiments.harness.result import Missing, Value
-from experiments.harness.steps import write_atomically
-
-README_BEGIN, README_END = "<!-- scorecard:begin -->", "<!-- scorecard:end -->"
 
 
 @dataclass(frozen=True)
@@ -112,63 +109,6 @@ def summary(found: Iterable[Entry]) -> str:
     return f"{total} claim{'s' if total != 1 else ''}: {', '.join(parts)}"
 
 
-def markdown(found: list[Entry]) -> str:
-    """The scorecard as a Markdown table, with the machines below it."""
-    lines = [f"{summary(found)}.", ""]
-    if not found:
-        return lines[0]
-    head = ("System", "Claim", "Source", "Paper", "Criterion", "Measured", "Obtained", "Verdict")
-    lines += [f"| {' | '.join(head)} |", f"|{' --- |' * len(head)}"]
-    for entry in found:
-        claim = entry.claim
-        outcome = entry.verdict.outcome
-        cells = (
-            entry.experiment,
-            claim.sentence,
-            claim.source,
-            show(claim.paper, claim.unit),
-            claim.criterion.text if claim.criterion else "—",
-            entry.measured,
-            claim.obtained,
-        )
-        shown = f"**{outcome}**" if outcome == "not reproduced" else outcome
-        lines.append(f"| {' | '.join(_cell(cell) for cell in cells)} | {shown} |")
-    machines = Counter(entry.record.machine for entry in found if entry.record and entry.value)
-    if machines:
-        lines += ["", f"Measured on: {_cell('; '.join(sorted(machines)))}."]
-    return "\n".join(lines)
-
-
-def with_scorecard(readme: str, table: str) -> str:
-    """Put a scorecard between the markers of a README.
-
-    Raises:
-      ValueError: unless each marker stands in it once, in order.
-    """
-    start, end = readme.find(README_BEGIN), readme.find(README_END)
-    once = readme.count(README_BEGIN) == 1 == readme.count(README_END)
-    if not once or start > end:
-        raise ValueError(
-            f"README.md needs the line {README_BEGIN} once, and after it {README_END} once"
-        )
-    return f"{readme[: start + len(README_BEGIN)]}\n\n{table}\n\n{readme[end:]}"
-
-
-def update_readme(checkout: Checkout) -> bool:
-    """Rewrite the README's scorecard from the committed results; say whether it changed."""
-    old = checkout.readme.read_text(encoding="utf-8")
-    new = with_scorecard(old, markdown(committed(checkout)))
-    if new != old:
-        write_atomically(checkout.readme, new)
-    return new != old
-
-
-def readme_is_stale(checkout: Checkout) -> bool:
-    """Say whether the README shows anything but the committed results."""
-    readme = checkout.readme.read_text(encoding="utf-8")
-    return with_scorecard(readme, markdown(committed(checkout))) != readme
-
-
 def _entry(experiment: Experiment, claim: Claim, stored: Mapping[Preset, Record]) -> Entry:
     order = ("gpu", "paper", "smoke") if claim.preset == "gpu" else ("paper", "gpu", "smoke")
     reason = f"needs --preset {claim.preset}"
@@ -190,10 +130,3 @@ def _entry(experiment: Experiment, claim: Claim, stored: Mapping[Preset, Record]
         if decided and isinstance(value, Missing) and source is None:
             source, reason = record, value.reason
     return Entry(experiment.name, claim, None, verdict(claim, None, claim.preset, reason), source)
-
-
-def _cell(text: str) -> str:
-    """Text that a Markdown table shows as it is."""
-    for character in "\\|<>*_`[]":
-        text = text.replace(character, f"\\{character}")
-    return " ".join(text.split())

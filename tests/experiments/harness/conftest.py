@@ -2,6 +2,7 @@ import sys
 
 import pytest
 
+from experiments.harness.runner import run_experiments
 from tests.experiments.harness import toys
 
 
@@ -14,3 +15,10 @@ def make_checkout(tmp_path, monkeypatch):
 @pytest.fixture
 def checkout(make_checkout):
     return make_checkout()
+
+
+@pytest.fixture
+def saved(checkout):
+    for preset in ("smoke", "paper"):
+        run_experiments(["toy"], preset, save=True, checkout=checkout)
+    return checkout

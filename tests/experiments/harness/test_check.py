@@ -4,9 +4,9 @@ import pytest
 from rich.console import Console
 
 from experiments.harness.check import check
+from experiments.harness.readme import update_readme
 from experiments.harness.record import record_path
 from experiments.harness.runner import run_experiments
-from experiments.harness.scorecard import update_readme
 from tests.experiments.harness.toys import FAILING, TOY
 
 
