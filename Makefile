@@ -7,6 +7,8 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 VENV_OLDEST := .venv-oldest
+# The Python of .python-version where it is installed, else the one at hand: none is downloaded.
+WANTED = $$($(UV) python find --no-python-downloads "$$(cat .python-version)" 2>/dev/null || echo $(PYTHON))
 RUN := $(VENV)/bin/python
 UV := $(shell command -v uv || echo .tools/bin/uv)
 OLDEST_JAX := 0.11.2
@@ -68,13 +70,13 @@ clean: ## Remove what the other targets made.
 	.tools/bin/python -m pip install -q uv
 
 $(VENV)/.ready: requirements.lock pyproject.toml | $(UV)
-	$(UV) venv -q --clear --python "$$(cat .python-version)" $(VENV)
+	$(UV) venv -q --clear --python "$(WANTED)" $(VENV)
 	VIRTUAL_ENV=$(VENV) $(UV) pip sync -q requirements.lock
 	VIRTUAL_ENV=$(VENV) $(UV) pip install -q --no-deps --editable .
 	touch $@
 
 $(VENV_OLDEST)/.ready: requirements-oldest.lock pyproject.toml | $(UV)
-	$(UV) venv -q --clear --python "$$(cat .python-version)" $(VENV_OLDEST)
+	$(UV) venv -q --clear --python "$(WANTED)" $(VENV_OLDEST)
 	VIRTUAL_ENV=$(VENV_OLDEST) $(UV) pip sync -q requirements-oldest.lock
 	VIRTUAL_ENV=$(VENV_OLDEST) $(UV) pip install -q --no-deps --editable .
 	touch $@

@@ -132,12 +132,14 @@ def _parse(argv: list[str], checkout: Checkout) -> Any:
 
 
 def _run_command(argv: list[str], checkout: Checkout) -> type:
-    """The options of ``run``: with one experiment named first, its config fields as well."""
-    names_help = tyro.conf.arg(help="Experiments, before any option; or: all.", metavar="NAME...")
+    """The options of ``run``: with one experiment named, its config fields as well."""
+    names_help = tyro.conf.arg(help="Experiments, or: all.", metavar="NAME...")
     names = Annotated[tyro.conf.Positional[tuple[str, ...]], names_help]
-    named = list(takewhile(lambda word: not word.startswith("-"), argv[1:]))
+    known = checkout.names()
+    first = list(takewhile(lambda word: not word.startswith("-"), argv[1:]))
+    named = first or [word for word in argv[1:] if word in known]
     if argv[:1] == ["run"] and len(named) == 1 and named != ["all"]:
-        words = [word for word in argv[2:] if word not in ("-h", "--help")]
+        words = [word for word in argv[1:] if word not in ("-h", "--help", named[0])]
         config = load(named[0], checkout).config(_preset(words))
         groups = {"run": RunOptions(), "config": config}
     else:

@@ -5,6 +5,7 @@ never depends on a name inside the archive. The member must be there once, as a 
 the declared size and sha256; sizes are compared before anything is written.
 """
 
+import errno
 import gzip
 import hashlib
 import io
@@ -73,7 +74,9 @@ def extract(archive: Path, member: str, destination: Path, *, size: int, sha256:
                     out.write(chunk)
         except ArchiveError as error:
             raise ArchiveError(f"{archive}: {error}") from error
-        except _BROKEN as error:
+        except (*_BROKEN, OSError) as error:
+            if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+                raise  # the disk's fault; EINVAL is an offset outside of the archive
             raise ArchiveError(f"{archive} cannot be read: {error}") from error
         if (written := part.stat().st_size) != size:
             raise ArchiveError(f"{archive}: {member} ends after {written} of {size} bytes")

@@ -2,16 +2,17 @@
 
 import dataclasses
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from rich.console import Console
 
+from experiments.harness.claim import Preset
 from experiments.harness.experiment import Checkout, Experiment, load
 from experiments.harness.readme import readme_is_stale
 from experiments.harness.record import Record, RecordError, read
 from experiments.harness.result import Missing, Value, differs
 from experiments.harness.runner import execute
-from experiments.harness.scorecard import entries
+from experiments.harness.scorecard import entries, records
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,6 +75,15 @@ def compare(experiment: Experiment, new: Record, old: Record | None) -> Findings
     return Findings(tuple(differences), tuple(warnings))
 
 
+def unexplained(experiment: Experiment, stored: Mapping[Preset, Record]) -> list[str]:
+    """Name the claims that the committed results do not reproduce and REASONS does not explain."""
+    return [
+        f"{entry.claim.id}: not reproduced, and REASONS does not say why"
+        for entry in entries(experiment, stored)
+        if entry.verdict.outcome == "not reproduced" and entry.verdict.reason is None
+    ]
+
+
 def check(
     names: Sequence[str] = (), checkout: Checkout | None = None, console: Console | None = None
 ) -> int:
@@ -86,15 +96,24 @@ def check(
 
     Returns:
       An exit status: 1 when an exact or deterministic value differs, an experiment or a
-      committed file is broken, or the README's scorecard is stale; else 0.
+      committed file is broken, a failed claim has no reason, or the README's scorecard is
+      stale; else 0.
+
+    Raises:
+      ValueError: for an unknown name.
     """
     checkout, console = checkout or Checkout(), console or Console()
+    names = list(names) or checkout.names()
+    for name in names:
+        checkout.source(name)
     wrong = False
-    for name in names or checkout.names():
+    for name in names:
         try:
             experiment = load(name, checkout)
             old = read(checkout.results, name, "smoke")
             found = compare(experiment, execute(experiment, "smoke"), old)
+            silent = unexplained(experiment, records(checkout.results, name))
+            found = dataclasses.replace(found, differences=(*found.differences, *silent))
         except RecordError as error:
             found = Findings((str(error),))
         except Exception:

@@ -4,8 +4,9 @@ import ast
 import dataclasses
 import difflib
 import importlib
+from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -98,6 +99,7 @@ class Experiment:
       assumptions: what the modelled values rest on, one sentence each.
       run: maps a config and `Steps` to a `Result`.
       draw: maps a `Result` to figures by name; None where there are none.
+      reasons: by claim id, why a committed run does not reproduce it, written after the run.
     """
 
     name: str
@@ -108,6 +110,7 @@ class Experiment:
     assumptions: tuple[str, ...]
     run: Callable[[Any, Steps], Result]
     draw: Callable[[Result], Mapping[str, Any]] | None = None
+    reasons: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self):
         where = f"experiment {self.name!r}"
@@ -128,10 +131,16 @@ class Experiment:
                 raise TypeError(f"{where}: Config needs a field 'seed: int = 0'")
         if isinstance(self.assumptions, str):
             raise TypeError(f"{where}: ASSUMPTIONS is one string: give a tuple of sentences")
-        ids = [claim.id for claim in self.claims]
-        repeated = sorted({claim_id for claim_id in ids if ids.count(claim_id) > 1})
-        if repeated:
-            raise ValueError(f"{where}: claim id {repeated[0]!r} is used twice")
+        for label, words in (
+            ("claim id", [claim.id for claim in self.claims]),
+            ("sentence", [claim.sentence for claim in self.claims]),
+        ):
+            repeated = [word for word, count in Counter(words).items() if count > 1]
+            if repeated:
+                raise ValueError(f"{where}: the {label} {repeated[0]!r} is used twice")
+        strange = sorted(set(self.reasons) - {claim.id for claim in self.claims})
+        if strange:
+            raise ValueError(f"{where}: REASONS explains the unknown claim {strange[0]!r}")
 
     def config(self, preset: Preset) -> Any:
         """The config of a preset.
@@ -203,6 +212,7 @@ def load(name: str, checkout: Checkout | None = None) -> Experiment:
         assumptions=getattr(module, "ASSUMPTIONS", ()),
         run=module.run,
         draw=_draw(name, checkout),
+        reasons=getattr(module, "REASONS", {}),
     )
 
 

@@ -32,8 +32,9 @@ def markdown(found: list[Entry]) -> str:
     lines += ["", *_table(("System", *OUTCOMES), map(_counts, by_experiment.items()))]
     failed = [entry for entry in found if entry.verdict.outcome == "not reproduced"]
     if failed:
-        rows = ((entry.experiment, *_cells(entry)[:-2]) for entry in failed)
-        lines += ["", "Not reproduced:", "", *_table(("System", *_COLUMNS[:-2]), rows)]
+        rows = ((e.experiment, *_cells(e)[:-2], e.verdict.reason or "—") for e in failed)
+        head = ("System", *_COLUMNS[:-2], "Why")
+        lines += ["", "Not reproduced:", "", *_table(head, rows)]
     for name, group in by_experiment.items():
         head = f"<details>\n<summary>{name}: {summary(group)}</summary>"
         lines += ["", head, "", *_table(_COLUMNS, map(_cells, group)), "", "</details>"]

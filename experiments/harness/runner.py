@@ -58,6 +58,9 @@ def execute(
     except Unavailable as error:
         result = experiment.all_missing(str(error) or "not available here")
     seconds = time.monotonic() - begin + steps.reused_seconds
+    if steps.reused:
+        resumed = f"Resumed after an interruption; kept steps: {', '.join(steps.reused)}."
+        result = dataclasses.replace(result, notes=(*result.notes, resumed))
     experiment.check(result, preset)
     record = Record(
         experiment=experiment.name,

@@ -119,11 +119,14 @@ def _entry(experiment: Experiment, claim: Claim, stored: Mapping[Preset, Record]
         if decided and isinstance(value, Value) and claim.reason is None:
             now = claim.criterion.text if claim.criterion else None
             declared = record.criteria.get(claim.id)
+            judged = verdict(claim, value.value, record.preset)
+            if judged.outcome == "not reproduced":
+                judged = judged._replace(reason=experiment.reasons.get(claim.id))
             return Entry(
                 experiment.name,
                 claim,
                 value,
-                verdict(claim, value.value, record.preset),
+                judged,
                 record,
                 declared if declared != now else None,
             )

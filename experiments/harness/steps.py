@@ -150,11 +150,13 @@ def steps_directory(runs: Path, name: str, config: Any, sources: Iterable[Path])
       sources: files whose text the steps depend on; folders stand for the Python files inside.
 
     Returns:
-      ``runs/<name>/steps-<digest>``, the digest over config, sources, jax version and platform.
+      ``runs/<name>/steps-<digest>``, the digest over config, sources, jax version, platform
+      and XLA's flags.
     """
     digest = hashlib.sha256()
     digest.update(json.dumps(plain(asdict(config), "config"), sort_keys=True).encode())
-    digest.update(f"{version('jax')} {os.environ.get('JAX_PLATFORMS', '')}".encode())
+    set_for = [os.environ.get(name, "") for name in ("JAX_PLATFORMS", "XLA_FLAGS")]
+    digest.update(json.dumps([version("jax"), *set_for]).encode())
     for source in sources:
         for path in sorted(source.rglob("*.py")) if source.is_dir() else [source]:
             text = path.read_bytes()

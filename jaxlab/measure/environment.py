@@ -21,7 +21,8 @@ def environment() -> dict[str, str | int]:
       ``python``, ``jax``, ``jaxlib``, ``numpy``: versions; ``system``, ``architecture``: of the
       operating system; ``platform``, ``device``, ``devices``: jax's default backend, the kind of
       its devices and their number over all processes; ``processes``: their number; ``cpu``: model
-      name; ``cores``: those this process may use; ``memory_bytes``: main memory, 0 if unknown.
+      name; ``cores``: those this process may use; ``memory_bytes``: main memory, 0 if unknown;
+      ``xla_flags``: the flags set in the process's environment, but for those that name files.
 
     Example:
       >>> sorted(environment())[:4]
@@ -42,7 +43,13 @@ def environment() -> dict[str, str | int]:
         "cpu": _processor(),
         "cores": _usable_cores(),
         "memory_bytes": _memory_bytes(),
+        "xla_flags": _xla_flags(),
     }
+
+
+def _xla_flags() -> str:
+    flags = os.environ.get("XLA_FLAGS", "").split()
+    return " ".join(flag for flag in sorted(flags) if "/" not in flag and "\\" not in flag)
 
 
 def _processor() -> str:

@@ -51,6 +51,11 @@ def test_memory_agrees_with_the_kernel() -> None:
     assert environment()["memory_bytes"] == pytest.approx(kib * 1024, rel=1e-3)
 
 
+def test_flags_of_xla_are_told_but_for_paths(monkeypatch) -> None:
+    monkeypatch.setenv("XLA_FLAGS", "--xla_b=2  --xla_dump_to=/home/me --xla_a=false")
+    assert environment()["xla_flags"] == "--xla_a=false --xla_b=2"
+
+
 def test_names_neither_machine_nor_user_nor_files() -> None:
     private = {socket.gethostname(), getpass.getuser(), str(Path.home())}
     values = [str(value) for value in environment().values()]

@@ -91,6 +91,23 @@ def test_a_timed_value_is_judged_anew_and_only_warned_about(make_checkout):
     assert "toy: warning: peer: 0.5x is not each at least 1 in this run" in text
 
 
+def test_a_failed_claim_needs_its_reason(make_checkout):
+    failing = TOY.replace("criterion=at_least(3)", "criterion=at_least(31)")
+    reasons = "REASONS = {'count': 'Too few | things.'}\nASSUMPTIONS = "
+    explained = failing.replace("ASSUMPTIONS = ", reasons)
+    for source, status in ((failing, 1), (explained, 0)):
+        checkout = saved(make_checkout(toy=source))
+        assert told(checkout)[0] == status
+        said = "count: not reproduced, and REASONS does not say why" in told(checkout)[1]
+        assert said == (status == 1)
+    assert "Too few \\| things. |" in checkout.readme.read_text()
+
+
+def test_an_unknown_name_is_refused(checkout):
+    with pytest.raises(ValueError, match="did you mean toy"):
+        told(checkout, "toyy")
+
+
 def test_a_stale_readme_is_found(checkout):
     saved(checkout)
     checkout.readme.write_text(checkout.readme.read_text().replace("at least 3", "at least 2"))

@@ -50,6 +50,8 @@ def test_this_repository_keeps_to_the_contract():
         ("(frozen=True)", "", "frozen dataclass"),
         ("seed: int = 0", "start: int = 0", "needs a field 'seed"),
         ('Claim("mean"', 'Claim("count"', "'count' is used twice"),
+        ("The mean is small.", "It is fast.", "'It is fast.' is used twice"),
+        ("ASSUMPTIONS = ", 'REASONS = {"maen": "?"}\nASSUMPTIONS = ', "unknown claim 'maen'"),
         ('ASSUMPTIONS = ("Counting is <free>.",)', 'ASSUMPTIONS = "free"', "tuple of sentences"),
         ('"paper": Config(size=30)', '"paper": 3', "one frozen dataclass"),
         ('"""Toys:', 'X = """Toys:', "no docstring"),

@@ -90,7 +90,7 @@ def test_steps_show_what_they_do():
     assert "100%" in text
 
 
-def test_what_changes_a_step_changes_its_place(tmp_path):
+def test_what_changes_a_step_changes_its_place(tmp_path, monkeypatch):
     @dataclasses.dataclass(frozen=True)
     class Config:
         seed: int = 0
@@ -110,7 +110,9 @@ def test_what_changes_a_step_changes_its_place(tmp_path):
     places.append(place())
     (library / "a.py").write_text("2")
     places.append(place())
-    assert len(set(places)) == 4
+    monkeypatch.setenv("XLA_FLAGS", "--xla_of_another_run")
+    places.append(place())
+    assert len(set(places)) == 5
 
 
 SLOW = '''"""Two steps, the second of which waits for a file."""
@@ -180,5 +182,6 @@ def test_ctrl_c_keeps_finished_steps_and_says_how_to_go_on(make_checkout, tmp_pa
     again = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert again.returncode == 0, again.stderr
     assert "first: kept from the interrupted run" in again.stdout
+    assert "Resumed after an interruption; kept steps: first." in again.stdout
     assert (tmp_path / "calls").read_text() == "x"
     assert [path.name for path in (checkout.runs / "slow").iterdir()] == ["smoke.json"]
