@@ -76,6 +76,9 @@ class Check:
     names: tyro.conf.Positional[tuple[str, ...]] = ()
     """Experiments; all by default."""
 
+    local: bool = False
+    """Take the last local smoke runs instead of running again."""
+
 
 @dataclass(frozen=True)
 class Scorecard:
@@ -101,7 +104,7 @@ def main(argv: Sequence[str] | None = None, checkout: Checkout | None = None) ->
         if isinstance(command, Check):
             from experiments.harness.check import check
 
-            return check(command.names, checkout)
+            return check(command.names, checkout, local=command.local)
         if isinstance(command, Scorecard):
             return _scorecard(command, checkout)
         return _run(command, checkout)

@@ -85,7 +85,11 @@ def unexplained(experiment: Experiment, stored: Mapping[Preset, Record]) -> list
 
 
 def check(
-    names: Sequence[str] = (), checkout: Checkout | None = None, console: Console | None = None
+    names: Sequence[str] = (),
+    checkout: Checkout | None = None,
+    console: Console | None = None,
+    *,
+    local: bool = False,
 ) -> int:
     """Run experiments at smoke size and compare them with what is committed.
 
@@ -93,6 +97,7 @@ def check(
       names: of experiments; all by default.
       checkout: where experiments and results stand.
       console: where to print.
+      local: take the last local smoke runs instead of running again.
 
     Returns:
       An exit status: 1 when an exact or deterministic value differs, an experiment or a
@@ -111,7 +116,10 @@ def check(
         try:
             experiment = load(name, checkout)
             old = read(checkout.results, name, "smoke")
-            found = compare(experiment, execute(experiment, "smoke"), old)
+            new = read(checkout.runs, name, "smoke") if local else execute(experiment, "smoke")
+            if new is None:
+                raise RecordError(f"no local run: python -m experiments run {name}")
+            found = compare(experiment, new, old)
             silent = unexplained(experiment, records(checkout.results, name))
             found = dataclasses.replace(found, differences=(*found.differences, *silent))
         except RecordError as error:

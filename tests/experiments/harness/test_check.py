@@ -16,9 +16,9 @@ def saved(checkout):
     return checkout
 
 
-def told(checkout, *names):
+def told(checkout, *names, local=False):
     console = Console(file=io.StringIO(), width=200)
-    status = check(names, checkout, console)
+    status = check(names, checkout, console, local=local)
     return status, console.file.getvalue()
 
 
@@ -101,6 +101,20 @@ def test_a_failed_claim_needs_its_reason(make_checkout):
         said = "count: not reproduced, and REASONS does not say why" in told(checkout)[1]
         assert said == (status == 1)
     assert "Too few \\| things. |" in checkout.readme.read_text()
+
+
+def test_local_runs_can_be_checked_without_running_again(checkout):
+    saved(checkout)
+    assert told(checkout, local=True) == (
+        1,
+        "toy: differs: no local run: python -m experiments run toy\n",
+    )
+    run_experiments(["toy"], checkout=checkout)
+    assert told(checkout, local=True)[0] == 0
+    run_experiments(["toy"], seed=1, checkout=checkout)
+    status, text = told(checkout, local=True)
+    assert status == 1
+    assert "the smoke config has changed" in text
 
 
 def test_an_unknown_name_is_refused(checkout):
