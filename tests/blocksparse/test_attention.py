@@ -203,6 +203,11 @@ GOOD = make()
 F4 = np.float32
 BAD: dict[str, tuple[dict, type[Exception], str]] = {
     "int q": ({"q": GOOD.q.astype(int)}, TypeError, "q must be floating point, got int64"),
+    "float8 q": (
+        {name: getattr(GOOD, name).astype(jnp.float8_e4m3fn) for name in "qkv"},
+        TypeError,
+        "q must be floating point of 16 to 64 bits, got float8_e4m3fn",
+    ),
     "list k": ({"k": GOOD.k.tolist()}, TypeError, "k must be an array"),
     "three dimensions": ({"v": GOOD.v[0]}, ValueError, r"v has shape \(70, 2, 5\), expected four"),
     "nothing": ({"q": GOOD.q[:0]}, ValueError, "nonempty"),
