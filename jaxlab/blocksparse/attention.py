@@ -18,7 +18,7 @@ import functools
 import math
 import numbers
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 import jax
 import jax.numpy as jnp
@@ -338,6 +338,7 @@ def _attend(
     return _foldable(backend, "forward", scale)(mask, q, k, v)
 
 
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
 def _attend_forward(
     backend: str, scale: float, q: Array, k: Array, v: Array, mask: BlockMask
 ) -> tuple[tuple[Array, Array, Array], tuple]:
@@ -345,6 +346,7 @@ def _attend_forward(
     return (out, lse, trips), (q, k, v, mask, out, lse)
 
 
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
 def _attend_backward(
     backend: str, scale: float, residuals: tuple, cotangents: tuple
 ) -> tuple[Array, Array, Array, None]:
@@ -355,6 +357,15 @@ def _attend_backward(
     d_out, d_lse = jnp.where(nothing[..., None], 0, d_out), jnp.where(nothing, 0, d_lse)
     gradients = _foldable(backend, "backward", scale)(mask, q, k, v, out, lse, d_out, d_lse)
     return *gradients, None
+
+
+@_attend_forward.defjvp
+@_attend_backward.defjvp
+def _no_second_derivative(*_: Any) -> NoReturn:
+    raise NotImplementedError(
+        "block_sparse_attention: only first derivatives in reverse mode are defined; for higher "
+        "ones write softmax attention out over `mask.to_tokens()`."
+    )
 
 
 _attend.defvjp(_attend_forward, _attend_backward)

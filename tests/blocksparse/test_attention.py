@@ -248,3 +248,11 @@ def test_a_traced_scale_is_refused_with_the_remedy() -> None:
     attend = inspect.unwrap(block_sparse_attention)
     with pytest.raises(TypeError, match=r"multiply q by a traced scale and pass scale=1\.0"):
         jax.jit(lambda scale: attend(GOOD.q, GOOD.k, GOOD.v, GOOD.mask, scale=scale))(0.5)
+
+
+def test_second_derivatives_are_refused_with_the_remedy() -> None:
+    def first(q: jax.Array) -> jax.Array:
+        return jax.grad(lambda q: block_sparse_attention(q, GOOD.k, GOOD.v, GOOD.mask).sum())(q)
+
+    with pytest.raises(NotImplementedError, match=r"only first derivatives.*`mask\.to_tokens\(\)`"):
+        jax.make_jaxpr(jax.grad(lambda q: first(q).sum()))(jnp.asarray(GOOD.q))
