@@ -16,6 +16,7 @@ dimension of both operands: XLA's fast CPU kernels do not take those.
 import functools
 from collections.abc import Callable
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array
@@ -23,7 +24,7 @@ from jaxtyping import Array
 from jaxlab.blocksparse import tiles
 from jaxlab.blocksparse.implementation import Keys, Outputs, PerQuery, Queries, Trips, Values
 from jaxlab.blocksparse.mask import BlockLists, BlockMask, compress
-from jaxlab.blocksparse.rows import Members, sort_rows, take, tiling, walk
+from jaxlab.blocksparse.rows import BACKWARD, FORWARD, sort_rows, take, tiling, walk
 from jaxlab.blocksparse.varying import vary, varying_axes
 
 
@@ -36,26 +37,27 @@ def forward(
     """
     dtype = jnp.promote_types(q.dtype, jnp.float32)
     batch, _, heads, _ = q.shape
-    queries_of = _blocks(q, mask.q_block)
-    keys_of, values_of = (_blocks(x, mask.kv_block) for x in (k, v))
+    query_blocks = _blocks(q.astype(dtype) * scale, mask.q_block)
+    key_blocks = _blocks(k.astype(dtype), mask.kv_block)
+    value_blocks = _blocks(v.astype(dtype), mask.kv_block)
     q_positions, kv_positions = _block_positions(mask)
     q_blocks, kv_blocks = mask.blocks.shape[-2:]
-    sizes = tiling(batch * heads * q_blocks, mask.q_block, kv_blocks, mask.kv_block)
+    sizes = tiling(batch * heads * q_blocks, mask.q_block, kv_blocks, mask.kv_block, FORWARD)
     group = sizes.group
     rows = sort_rows(mask.kv_lists(), batch, heads, k.shape[2], group)
     value_dim = v.shape[-1]
 
     def process(number: Array, results: tuple) -> tuple:
         members = rows.members(number)
-        queries = _gather(queries_of, members.row, dtype) * scale
+        queries = take(query_blocks, members.row)
         query_position = take(q_positions, members.block)
 
         def trip(chunk: int) -> Callable:
             def attend(first: Array, state: tuple) -> tuple:
                 running_max, weight, total = state
                 column, valid = members.chunk(first, chunk)
-                keys = _gather(keys_of, column, dtype).reshape(group, -1, k.shape[-1])
-                values = _gather(values_of, column, dtype).reshape(group, -1, value_dim)
+                keys = take(key_blocks, column).reshape(group, -1, k.shape[-1])
+                values = take(value_blocks, column).reshape(group, -1, value_dim)
                 allowed = _allowed(
                     mask,
                     valid[:, None, :, None],
@@ -86,28 +88,32 @@ def forward(
         weight = weight.sum(-1)
         empty = weight == 0
         weight = jnp.where(empty, 1, weight)
-        out, lse, trips = results
-        attended = jnp.where(empty[..., None], 0, total / weight[..., None])
-        log_weight = jnp.where(empty, -jnp.inf, row_max + jnp.log(weight))
-        out, lse = _put((out, lse), members, (attended, log_weight))
-        computed = jnp.broadcast_to(computed, (group,))
-        return out, lse, lax.dynamic_update_slice_in_dim(trips, computed, number * group, 0)
+        done = (
+            jnp.where(empty[..., None], 0, total / weight[..., None]),
+            jnp.where(empty, -jnp.inf, row_max + jnp.log(weight)),
+            jnp.broadcast_to(computed, (group,)),
+        )
+        return jax.tree.map(
+            lambda whole, part: lax.dynamic_update_slice_in_dim(whole, part, number * group, 0),
+            results,
+            done,
+        )
 
     axes = varying_axes(q)
-    shape = (batch, q_blocks, mask.q_block, heads)
     results = (
-        vary(jnp.zeros((*shape, value_dim), q.dtype), axes),
-        vary(jnp.full(shape, -jnp.inf, dtype), axes),
+        vary(jnp.zeros((rows.order.size, mask.q_block, value_dim), dtype), axes),
+        vary(jnp.full((rows.order.size, mask.q_block), -jnp.inf, dtype), axes),
         vary(jnp.zeros(rows.order.size, jnp.int32), axes),
     )
-    out, lse, trips = lax.fori_loop(0, rows.groups(), process, results)
-    out, lse = (_tokens(part, mask.q_len) for part in (out, lse))
-    trips = take(trips, rows.place).reshape(batch, heads, q_blocks)
+    results = lax.fori_loop(0, rows.groups(), process, results)
+    out, lse, trips = (take(part, rows.place) for part in results)
+    out = _tokens(out, batch, heads, mask.q_len)
+    lse = _tokens(lse, batch, heads, mask.q_len)
     if mask.q_positions is not None:
         present = (mask.query_positions() >= 0)[None, :, None]
         out = jnp.where(present[..., None], out, 0)
         lse = jnp.where(present, lse, -jnp.inf)
-    return out, lse, trips
+    return out.astype(q.dtype), lse, trips.reshape(batch, heads, -1)
 
 
 def backward(
@@ -130,22 +136,24 @@ def backward(
     delta = (d_out * out.astype(dtype)).sum(-1) - d_lse
     # lse = +inf gives a query that attends to nothing probability 0 without a test.
     lse = jnp.where(lse == -jnp.inf, jnp.inf, lse)
-    queries_of, d_outs_of, deltas_of, lse_of = (
-        _blocks(x, mask.q_block) for x in (q, d_out, delta, lse)
-    )
-    keys_of, values_of = (_blocks(x, mask.kv_block) for x in (k, v))
+    query_blocks = _blocks(q.astype(dtype) * scale, mask.q_block)
+    d_out_blocks = _blocks(d_out, mask.q_block)
+    delta_blocks = _blocks(delta[..., None], mask.q_block)[..., 0]
+    lse_blocks = _blocks(lse[..., None], mask.q_block)[..., 0]
+    key_blocks = _blocks(k.astype(dtype), mask.kv_block)
+    value_blocks = _blocks(v.astype(dtype), mask.kv_block)
     q_positions, kv_positions = _block_positions(mask)
     q_blocks, kv_blocks = mask.blocks.shape[-2:]
     lists = _query_lists(mask, kv_heads)
     columns = lists.indices.shape[-1]
-    sizes = tiling(batch * kv_heads * kv_blocks, mask.kv_block, columns, mask.q_block)
+    sizes = tiling(batch * kv_heads * kv_blocks, mask.kv_block, columns, mask.q_block, BACKWARD)
     group = sizes.group
     rows = sort_rows(lists, batch, kv_heads, kv_heads, group)
 
     def process(number: Array, results: tuple) -> tuple:
         dq, dk, dv = results
         members = rows.members(number)
-        keys, values = (_gather(x, members.row, dtype) for x in (keys_of, values_of))
+        keys, values = take(key_blocks, members.row), take(value_blocks, members.row)
         keys_by_dim = keys.swapaxes(1, 2)
         key_position = take(kv_positions, members.block)
 
@@ -153,8 +161,8 @@ def backward(
             def differentiate(first: Array, state: tuple) -> tuple:
                 dq, dk, dv = state
                 column, valid = members.chunk(first, chunk)
-                queries = (_gather(queries_of, column, dtype) * scale).reshape(group, -1, dim)
-                d_outs = _gather(d_outs_of, column, dtype).reshape(group, -1, value_dim)
+                queries = take(query_blocks, column).reshape(group, -1, dim)
+                d_outs = take(d_out_blocks, column).reshape(group, -1, value_dim)
                 allowed = _allowed(
                     mask,
                     valid[:, None, :, None],
@@ -163,10 +171,10 @@ def backward(
                 )
                 shape = (group, mask.kv_block, chunk, mask.q_block)
                 scores = jnp.einsum("gkd,gqd->gkq", keys, queries).reshape(shape)
-                probs = jnp.exp(scores - _gather(lse_of, column, dtype)[:, None])
+                probs = jnp.exp(scores - take(lse_blocks, column)[:, None])
                 probs = jnp.where(allowed, probs, 0)
                 d_probs = jnp.einsum("gkd,gqd->gkq", values, d_outs).reshape(shape)
-                d_scores = probs * (d_probs - _gather(deltas_of, column, dtype)[:, None])
+                d_scores = probs * (d_probs - take(delta_blocks, column)[:, None])
                 probs = probs.reshape(group, mask.kv_block, -1)
                 d_scores = d_scores.reshape(group, mask.kv_block, -1)
                 new_dv = jnp.einsum("gkq,gqd->gkd", probs, d_outs)
@@ -180,22 +188,24 @@ def backward(
             return differentiate
 
         (dq, dk_rows, dv_rows), _ = walk(members, sizes, trip, (dq, None, None))
-        return dq, *_put((dk, dv), members, (dk_rows, dv_rows))
+        busy = (members.counts > 0)[:, None, None]
+        dk_rows, dv_rows = jnp.where(busy, dk_rows, 0), jnp.where(busy, dv_rows, 0)
+        return (
+            dq,
+            lax.dynamic_update_slice_in_dim(dk, dk_rows, number * group, 0),
+            lax.dynamic_update_slice_in_dim(dv, dv_rows, number * group, 0),
+        )
 
     axes = varying_axes(q)
-    shape = (batch, kv_blocks, mask.kv_block, kv_heads)
     results = (
-        vary(jnp.zeros((batch * heads * q_blocks, dim, mask.q_block), dtype), axes),
-        vary(jnp.zeros((*shape, dim), k.dtype), axes),
-        vary(jnp.zeros((*shape, value_dim), v.dtype), axes),
+        vary(jnp.zeros((query_blocks.shape[0], dim, mask.q_block), dtype), axes),
+        vary(jnp.zeros((rows.order.size, mask.kv_block, dim), dtype), axes),
+        vary(jnp.zeros((rows.order.size, mask.kv_block, value_dim), dtype), axes),
     )
     dq, dk, dv = lax.fori_loop(0, rows.groups(), process, results)
-    dq = dq.reshape(batch, heads, q_blocks, dim, mask.q_block).transpose(0, 2, 4, 1, 3) * scale
-    return (
-        _tokens(dq, mask.q_len).astype(q.dtype),
-        _tokens(dk, mask.kv_len),
-        _tokens(dv, mask.kv_len),
-    )
+    dq = _tokens(dq.swapaxes(1, 2), batch, heads, mask.q_len) * scale
+    dk, dv = (_tokens(take(x, rows.place), batch, kv_heads, mask.kv_len) for x in (dk, dv))
+    return dq.astype(q.dtype), dk.astype(k.dtype), dv.astype(v.dtype)
 
 
 def _query_lists(mask: BlockMask, kv_heads: int) -> BlockLists:
@@ -207,42 +217,17 @@ def _query_lists(mask: BlockMask, kv_heads: int) -> BlockLists:
 
 
 def _blocks(tokens: Array, block: int) -> Array:
-    """``[batch, seq, ...]`` to ``[batch, blocks, block, ...]``, filled up."""
+    """``[batch, seq, heads, dim]`` to ``[batch * heads * blocks, block, dim]``, filled up."""
     tokens = tiles.pad_tokens(tokens, block)
-    return tokens.reshape(tokens.shape[0], -1, block, *tokens.shape[2:])
+    batch, length, heads, dim = tokens.shape
+    tokens = tokens.reshape(batch, length // block, block, heads, dim)
+    return tokens.transpose(0, 3, 1, 2, 4).reshape(-1, block, dim)
 
 
-def _tokens(blocks: Array, length: int) -> Array:
-    """``[batch, blocks, block, ...]`` to ``[batch, length, ...]``."""
-    return blocks.reshape(blocks.shape[0], -1, *blocks.shape[3:])[:, :length]
-
-
-def _place(blocks: Array, number: Array) -> tuple[Array, Array, Array]:
-    """Batch, block and head of blocks numbered over batch, heads and blocks."""
-    _, count, _, heads, *_ = blocks.shape
-    return number // (heads * count), number % count, number // count % heads
-
-
-def _gather(blocks: Array, number: Array, dtype: jnp.dtype) -> Array:
-    """Blocks by number, ``[*number, block, ...]``, straight from where the tokens stand."""
-    batch, block, head = _place(blocks, number)
-    return blocks.at[batch, block, :, head].get(mode="promise_in_bounds").astype(dtype)
-
-
-def _put(results: tuple, members: Members, parts: tuple) -> tuple:
-    """Writes a group's rows in place, but for those that met nothing."""
-
-    def put(i: Array, results: tuple) -> tuple:
-        def put_one(whole: Array, part: Array) -> Array:
-            batch, block, head = _place(whole, members.row[i])
-            part = lax.dynamic_index_in_dim(part, i)[None, :, :, None].astype(whole.dtype)
-            zero = jnp.zeros_like(batch)
-            start = (batch, block, zero, head, zero)[: whole.ndim]
-            return lax.dynamic_update_slice(whole, part, start)
-
-        return tuple(map(put_one, results, parts))
-
-    return lax.fori_loop(0, (members.counts > 0).sum(dtype=jnp.int32), put, results)
+def _tokens(blocks: Array, batch: int, heads: int, length: int) -> Array:
+    """``[batch * heads * blocks, block, *dim]`` to ``[batch, length, heads, *dim]``."""
+    per_head = blocks.reshape(batch, heads, -1, *blocks.shape[2:])[:, :, :length]
+    return jnp.moveaxis(per_head, 1, 2)
 
 
 def _block_positions(mask: BlockMask) -> tuple[Array, Array]:
