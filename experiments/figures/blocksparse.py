@@ -20,7 +20,11 @@ def draw(result: Result) -> dict[str, Figure]:
     windows = result.facts["windows"]
     figures = {"time": _time(result.facts["speed"])}
     if windows:
-        figures = {"masks": _masks(windows), "devices": _devices(windows), **figures}
+        figures = {
+            "masks": _masks(windows),
+            "devices": _devices(windows[0], result.facts["devices"]),
+            **figures,
+        }
     return figures
 
 
@@ -42,9 +46,8 @@ def _masks(windows: list[dict]) -> Figure:
     return figure
 
 
-def _devices(windows: list[dict], devices: int = 8) -> Figure:
-    work = np.array(windows[0]["head_work"])
-    devices = next(n for n in range(min(devices, work.size), 0, -1) if work.size % n == 0)
+def _devices(window: dict, devices: int) -> Figure:
+    work = np.array(window["head_work"])
     before = work.reshape(devices, -1).sum(1)
     after = work[head_groups(work, devices)].sum(1)
     figure, axis = plt.subplots()
@@ -53,6 +56,7 @@ def _devices(windows: list[dict], devices: int = 8) -> Figure:
     axis.bar(place + 0.2, after / before.mean(), 0.4, label="heads regrouped greedily")
     axis.axhline(1, color="#888888", linewidth=1)
     axis.set(xlabel="device", ylabel="work / mean work", xticks=place)
+    axis.set_title(f"{window['clip']}, layer {window['layer'] + 1}, step {window['step'] + 1}")
     axis.set_ylim(0, 1.25 * before.max() / before.mean())
     axis.legend(loc="upper right", ncols=1)
     return figure

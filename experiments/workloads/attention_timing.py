@@ -24,7 +24,8 @@ class Timing:
       blocks: block shapes, queries and keys.
       densities: shares of active blocks; 0.2 among them, where dense attention is compared.
       matmul_size: edge of the square matrix product that rates are compared with.
-      rounds: samples of each function.
+      rounds: samples of each function; a multiple of ten gives every one of the ten functions that
+        four densities make every predecessor equally often.
     """
 
     tokens: int = 8192
@@ -34,13 +35,16 @@ class Timing:
     blocks: tuple[tuple[int, int], ...] = ((64, 64), (128, 64))
     densities: tuple[float, ...] = (0.1, 0.2, 0.5, 1.0)
     matmul_size: int = 4096
-    rounds: int = 9
+    rounds: int = 10
 
     def __post_init__(self) -> None:
         if 0.2 not in self.densities or not all(0 < d <= 1 for d in self.densities):
             raise ValueError(f"densities={self.densities} must lie in (0, 1] and include 0.2.")
-        if len(self.densities) < 2 or not self.blocks:
-            raise ValueError("densities and blocks: a line needs two densities and a block shape.")
+        if len(self.densities) < 3 or not self.blocks:
+            raise ValueError(
+                f"densities={self.densities}, blocks={self.blocks}: to tell whether times lie on a "
+                "line takes three densities and a block shape."
+            )
         for name in ("tokens", "heads", "dim", "matmul_size", "rounds"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1.")
@@ -66,9 +70,10 @@ def speed(timing: Timing, shape: tuple[int, int], seed: int) -> dict[str, object
       seed: of inputs and masks.
 
     Returns:
-      ``rows``, one a density, with seconds and the rates as a share of the matrix product's;
-      ``r_squared`` of a line through forward times against active blocks, times taken as ratios to
-      the matrix product of the same round; ``dense_speedup`` at density 0.2.
+      ``rows``, one a density, with seconds and the rates as a share of the matrix product's, both
+      with their quartiles over the rounds, and the speedup over dense attention; ``forward_line``
+      and ``backward_line``, how well times over the matrix product's of the same round lie on a
+      line over active blocks; ``dense_speedup`` at density 0.2 and its quartiles.
     """
     rng = np.random.default_rng(seed)
     size = (1, timing.tokens, timing.heads, timing.dim)
@@ -93,7 +98,12 @@ def speed(timing: Timing, shape: tuple[int, int], seed: int) -> dict[str, object
     timed = time_ratio(*functions.values(), rounds=timing.rounds)
     places = {name: place for place, name in enumerate(functions)}
 
-    def row(density: float) -> dict[str, float]:
+    dense_ratios = {
+        density: timed.ratios[:, places["dense"]] / timed.ratios[:, places["forward", density]]
+        for density in masks
+    }
+
+    def row(density: float) -> dict[str, object]:
         active = int(masks[density].head_counts().sum())
         products = active * shape[0] * shape[1] * timing.dim / edge**3
         forward, backward = (places[part, density] for part in ("forward", "backward"))
@@ -103,35 +113,54 @@ def speed(timing: Timing, shape: tuple[int, int], seed: int) -> dict[str, object
             "forward_seconds": timed.median[forward],
             "backward_seconds": timed.median[backward],
             "forward_over_matmul": timed.ratio[forward],
+            "backward_over_matmul": timed.ratio[backward],
             "forward": 2 * products / timed.ratio[forward],
             "backward": 5 * products / timed.ratio[backward],
+            "forward_spread": 2 * products / timed.ratio_spread[::-1, forward],
+            "backward_spread": 5 * products / timed.ratio_spread[::-1, backward],
+            "dense_speedup": np.median(dense_ratios[density]),
         }
 
     rows = [row(density) for density in masks]
-    at_fifth = timed.ratios[:, places["dense"]] / timed.ratios[:, places["forward", 0.2]]
     return {
         "blocks": f"{shape[0]}x{shape[1]}",
         "rows": rows,
         "matmul_seconds": timed.median[places["matmul"]],
         "dense_seconds": timed.median[places["dense"]],
-        "dense_speedup": np.median(at_fifth),
-        "r_squared": r_squared(
-            [row["active"] for row in rows], [row["forward_over_matmul"] for row in rows]
-        ),
+        "dense_speedup": np.median(dense_ratios[0.2]),
+        "dense_spread": np.quantile(dense_ratios[0.2], (0.25, 0.75)),
+        **{
+            f"{part}_line": line(
+                [row["active"] for row in rows], [row[f"{part}_over_matmul"] for row in rows]
+            )
+            for part in ("forward", "backward")
+        },
     }
 
 
-def r_squared(x: Sequence[float], y: Sequence[float]) -> float:
-    """Share of the variance of ``y`` that a straight line over ``x`` explains."""
-    return float(np.corrcoef(x, y)[0, 1] ** 2)
+def line(x: Sequence[float], y: Sequence[float]) -> dict[str, float]:
+    """How straight ``y`` runs over ``x``.
+
+    Returns:
+      ``r_squared``, the share of the variance that the least-squares line explains;
+      ``worst_residual``, relative to the value there; ``constant``, the line at 0 over its value at
+      the largest ``x``.
+    """
+    x, y = np.asarray(x, float), np.asarray(y, float)
+    slope, constant = np.polyfit(x, y, 1)
+    return {
+        "r_squared": float(np.corrcoef(x, y)[0, 1] ** 2),
+        "worst_residual": float(np.abs((y - constant - slope * x) / y).max()),
+        "constant": float(constant / (constant + slope * x.max())),
+    }
 
 
-def gpu_rate(timing: Timing, seed: int) -> float:
-    """Time of cuDNN's attention over the time of the Pallas kernel on a full mask."""
+def gpu_rate(timing: Timing, shape: tuple[int, int], seed: int) -> float:
+    """Time of cuDNN's attention over the time of the Pallas kernel on a full mask of blocks."""
     rng = np.random.default_rng(seed)
     size = (1, timing.tokens, timing.heads, timing.dim)
-    q, k, v = (jnp.asarray(rng.normal(size=size), jnp.bfloat16) for _ in range(3))
-    mask = random_mask(rng, timing, (128, 128), 1.0)
+    q, k, v = (jnp.asarray(rng.normal(size=size), timing.dtype) for _ in range(3))
+    mask = random_mask(rng, timing, shape, 1.0)
     ours = jax.jit(functools.partial(block_sparse_attention, implementation="pallas"))
     dense = jax.jit(functools.partial(jax.nn.dot_product_attention, implementation="cudnn"))
     timed = time_ratio(lambda: ours(q, k, v, mask), lambda: dense(q, k, v), rounds=timing.rounds)

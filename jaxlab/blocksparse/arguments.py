@@ -1,5 +1,6 @@
 """Checks on the host that mask rules share; each names the argument, its value and the remedy."""
 
+import numbers
 import operator
 from collections.abc import Iterable
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import jax
 import jax.core
 import jax.numpy as jnp
+import numpy as np
 
 
 def whole_number(rule: str, name: str, value: Any, *, least: int = 1) -> int:
@@ -36,6 +38,53 @@ def whole_number(rule: str, name: str, value: Any, *, least: int = 1) -> int:
     return number
 
 
+def real_number(rule: str, name: str, value: Any) -> float:
+    """The argument as a float.
+
+    Args:
+      rule: as above.
+      name: as above.
+      value: as above.
+
+    Returns:
+      The float; its range is the caller's to check.
+
+    Raises:
+      TypeError: it is not a real number known before compilation.
+    """
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{rule}: {name} must be a number, got {value!r}; pass a Python float.")
+    return float(value)
+
+
+def per_head(rule: str, name: str, value: Any, heads: int) -> np.ndarray:
+    """An argument that is one number or one for each head, as float64 ``[]`` or ``[heads]``.
+
+    Args:
+      rule: as above.
+      name: as above.
+      value: as above, concrete.
+      heads: number of heads.
+
+    Returns:
+      The array; its range is the caller's to check.
+
+    Raises:
+      TypeError: it is not made of numbers.
+      ValueError: it has another shape.
+    """
+    wanted = f"{rule}: {name} must be one number or one for each of {heads} heads"
+    try:
+        found = np.asarray(value)
+    except ValueError:
+        raise TypeError(f"{wanted}, got {value!r}.") from None
+    if found.dtype == bool or not jnp.issubdtype(found.dtype, jnp.number):
+        raise TypeError(f"{wanted}, got {value!r}.")
+    if found.shape not in ((), (heads,)):
+        raise ValueError(f"{wanted}, got shape {found.shape}.")
+    return found.astype(np.float64)
+
+
 def along_axes(rule: str, name: str, value: Any, unit: str = "tokens") -> tuple[int, int, int]:
     """An argument ``(frames, height, width)`` as three positive ints.
 
@@ -62,6 +111,49 @@ def along_axes(rule: str, name: str, value: Any, unit: str = "tokens") -> tuple[
     return numbers[0], numbers[1], numbers[2]
 
 
+def floating(rule: str, **arrays: Any) -> None:
+    """Refuses what is not a floating-point array.
+
+    Args:
+      rule: as above.
+      **arrays: the arguments by name.
+
+    Raises:
+      TypeError: one is no array, or not of floating point.
+    """
+    for name, array in arrays.items():
+        if not isinstance(array, jax.Array | np.ndarray):
+            raise TypeError(
+                f"{rule}: {name} must be an array, got {type(array).__name__}; convert it, for "
+                f"example `jnp.asarray({name})`."
+            )
+        if not jnp.issubdtype(array.dtype, jnp.floating):
+            raise TypeError(
+                f"{rule}: {name} must be floating point, got {array.dtype}; cast it, for example "
+                f"`{name}.astype('float32')`."
+            )
+
+
+def random_key(rule: str, key: Any) -> None:
+    """Refuses what is not one typed random key.
+
+    Args:
+      rule: as above.
+      key: the argument.
+
+    Raises:
+      TypeError: it is something else.
+    """
+    if not (
+        isinstance(key, jax.Array)
+        and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+        and key.shape == ()
+    ):
+        raise TypeError(
+            f"{rule}: key must be one random key, got {key!r}; pass `jax.random.key(0)`."
+        )
+
+
 def finite(rule: str, **arrays: Any) -> None:
     """Refuses arrays that hold NaN or infinity, where they are concrete.
 
@@ -81,6 +173,8 @@ def finite(rule: str, **arrays: Any) -> None:
 
 
 def _index(value: Any) -> int | None:
+    if isinstance(value, bool):
+        return None
     try:
         return operator.index(value)
     except TypeError:

@@ -18,7 +18,7 @@ import functools
 import math
 import numbers
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 import jax
 import jax.numpy as jnp
@@ -32,6 +32,7 @@ from jaxlab.blocksparse.mask import BlockMask
 from jaxlab.blocksparse.varying import vary, varying_axes
 
 IMPLEMENTATIONS = ("reference", "xla", "pallas")
+_DTYPES = tuple(map(jnp.dtype, ("bfloat16", "float16", "float32", "float64")))
 
 
 def block_sparse_attention(
@@ -54,7 +55,10 @@ def block_sparse_attention(
     positions run one after another) and shard_map (each device runs the trips its own mask asks
     for; kernels that are interpreted need ``check_vma=False``).
 
-    What padding tokens hold does not matter, nor do cotangents of queries that attend to nothing.
+    What padding tokens (of negative position) hold does not matter, nor do cotangents of queries
+    that attend to nothing. Other tokens must be finite, and so must the scores: a NaN among keys or
+    values reaches every query whose active blocks hold it, one that causality hides included, and
+    products that overflow the accumulator give NaN.
 
     Args:
       q: float ``[batch, q_len, heads, dim]``, queries.
@@ -90,16 +94,12 @@ def block_sparse_attention(
       >>> out.shape, lse.shape
       ((1, 250, 2, 16), (1, 250, 2))
     """
-    _check_arrays(q, k, v)
-    _check_mask(mask, q, k)
-    if implementation is not None and implementation not in IMPLEMENTATIONS:
-        raise ValueError(
-            f"block_sparse_attention: implementation must be None or one of {IMPLEMENTATIONS}, "
-            f"got {implementation!r}."
-        )
-    factor = _factor(scale, q.shape[-1])
+    rule = "block_sparse_attention"
+    _check_arrays(rule, q, k, v)
+    _check_mask(rule, mask, q, k)
+    factor = _factor(rule, scale, q.shape[-1])
     q, k, v = jnp.asarray(q), jnp.asarray(k), jnp.asarray(v)
-    backend = _backend(implementation, q, k, v, mask)
+    backend = _backend(rule, implementation, q, k, v, mask)
     mask = _with_batch(mask)
     axes = varying_axes(q, k, v, *jax.tree.leaves(mask))
     q, k, v, mask = jax.tree.map(lambda x: vary(x, axes), (q, k, v, mask))
@@ -109,13 +109,16 @@ def block_sparse_attention(
 
 
 def block_sparse_gradients(
-    q: Float[Array, "batch q_len heads dim"],
-    k: Float[Array, "batch kv_len kv_heads dim"],
-    v: Float[Array, "batch kv_len kv_heads value_dim"],
+    q: Float[Array, "batch q_len heads dim"] | Float[np.ndarray, "batch q_len heads dim"],
+    k: Float[Array, "batch kv_len kv_heads dim"] | Float[np.ndarray, "batch kv_len kv_heads dim"],
+    v: Float[Array, "batch kv_len kv_heads value_dim"]
+    | Float[np.ndarray, "batch kv_len kv_heads value_dim"],
     mask: BlockMask,
-    out: Float[Array, "batch q_len heads value_dim"],
-    lse: Float[Array, "batch q_len heads"],
-    d_out: Float[Array, "batch q_len heads value_dim"],
+    out: Float[Array, "batch q_len heads value_dim"]
+    | Float[np.ndarray, "batch q_len heads value_dim"],
+    lse: Float[Array, "batch q_len heads"] | Float[np.ndarray, "batch q_len heads"],
+    d_out: Float[Array, "batch q_len heads value_dim"]
+    | Float[np.ndarray, "batch q_len heads value_dim"],
     *,
     scale: float | None = None,
     implementation: Literal["reference", "xla", "pallas"] | None = None,
@@ -141,93 +144,129 @@ def block_sparse_gradients(
       ``dq``, ``dk``, ``dv``, each of its input's shape and dtype.
 
     Raises:
-      TypeError: as ``block_sparse_attention``.
-      ValueError: as ``block_sparse_attention``.
+      TypeError: as ``block_sparse_attention``, for ``out``, ``lse`` and ``d_out`` too.
+      ValueError: likewise.
     """
-    _check_arrays(q, k, v)
-    _check_mask(mask, q, k)
-    backend = _backend(implementation, q, k, v, mask)
-    residuals = (q, k, v, _with_batch(mask), out, lse)
-    cotangents = (d_out, jnp.zeros_like(lse), None)
-    return _backward_jit(backend, _factor(scale, q.shape[-1]), residuals, cotangents)[:3]
+    rule = "block_sparse_gradients"
+    _check_arrays(rule, q, k, v)
+    _check_mask(rule, mask, q, k)
+    _check_results(rule, q, v, out, lse, d_out)
+    factor = _factor(rule, scale, q.shape[-1])
+    q, k, v, out, lse, d_out = map(jnp.asarray, (q, k, v, out, lse, d_out))
+    backend = _backend(rule, implementation, q, k, v, mask)
+    mask = _with_batch(mask)
+    axes = varying_axes(q, k, v, out, lse, d_out, *jax.tree.leaves(mask))
+    varied = jax.tree.map(lambda x: vary(x, axes), (q, k, v, mask, out, lse, d_out))
+    *residuals, d_out = varied
+    cotangents = (d_out, jnp.zeros_like(residuals[-1]), None)
+    return _backward_jit(backend, factor, tuple(residuals), cotangents)[:3]
 
 
-def _check_arrays(q: Any, k: Any, v: Any) -> None:
+def _check_arrays(rule: str, q: Any, k: Any, v: Any) -> None:
     for name, x in (("q", q), ("k", k), ("v", v)):
         if not isinstance(x, jax.Array | np.ndarray):
-            raise TypeError(f"block_sparse_attention: {name} must be an array, got {type(x)}.")
-        if not jnp.issubdtype(x.dtype, jnp.floating):
+            raise TypeError(f"{rule}: {name} must be an array, got {type(x)}.")
+        if x.dtype not in _DTYPES:
             raise TypeError(
-                f"block_sparse_attention: {name} must be floating point, got {x.dtype}; "
+                f"{rule}: {name} must be floating point of 16 to 64 bits, got {x.dtype}; "
                 f"cast it, for example `{name}.astype('float32')`."
             )
         if x.ndim != 4 or 0 in x.shape:
             raise ValueError(
-                f"block_sparse_attention: {name} has shape {x.shape}, expected four nonempty "
+                f"{rule}: {name} has shape {x.shape}, expected four nonempty "
                 "dimensions [batch, seq, heads, dim]."
             )
     if not q.dtype == k.dtype == v.dtype:
         raise TypeError(
-            f"block_sparse_attention: q, k and v have dtypes {q.dtype}, {k.dtype} and {v.dtype}; "
-            "cast them to one."
+            f"{rule}: q, k and v have dtypes {q.dtype}, {k.dtype} and {v.dtype}; cast them to one."
         )
     if q.shape[0] != k.shape[0] or q.shape[3] != k.shape[3]:
         raise ValueError(
-            f"block_sparse_attention: q {q.shape} and k {k.shape} differ in batch or dim "
+            f"{rule}: q {q.shape} and k {k.shape} differ in batch or dim "
             "([batch, seq, heads, dim])."
         )
     if k.shape[:3] != v.shape[:3]:
         raise ValueError(
-            f"block_sparse_attention: k {k.shape} and v {v.shape} may differ only in dim "
+            f"{rule}: k {k.shape} and v {v.shape} may differ only in dim "
             "([batch, seq, heads, dim])."
         )
     if q.shape[2] % k.shape[2]:
         raise ValueError(
-            f"block_sparse_attention: {q.shape[2]} heads of q are no multiple of the {k.shape[2]} "
-            "heads of k and v."
+            f"{rule}: {q.shape[2]} heads of q are no multiple of the {k.shape[2]} heads of k and v."
         )
 
 
-def _factor(scale: Any, dim: int) -> float:
+def _check_results(rule: str, q: Any, v: Any, out: Any, lse: Any, d_out: Any) -> None:
+    """Refuses results that are not of this attention; broadcast, they would give other numbers."""
+    per_query = q.shape[:3]
+    whole = (*per_query, v.shape[3])
+    for name, x, shape, meaning in (
+        ("out", out, whole, "[batch, q_len, heads, value_dim]"),
+        ("lse", lse, per_query, "[batch, q_len, heads]"),
+        ("d_out", d_out, whole, "[batch, q_len, heads, value_dim]"),
+    ):
+        if not isinstance(x, jax.Array | np.ndarray):
+            raise TypeError(f"{rule}: {name} must be an array, got {type(x)}.")
+        if x.dtype not in _DTYPES:
+            raise TypeError(f"{rule}: {name} must be floating point, got {x.dtype}.")
+        if x.shape != shape:
+            swapped = x.ndim == len(shape) and (x.shape[0], x.shape[2], x.shape[1]) == per_query
+            remedy = f"; swap its axes 1 and 2: `{name}.swapaxes(1, 2)`" if swapped else ""
+            raise ValueError(
+                f"{rule}: {name} has shape {x.shape}, expected {shape}, {meaning}{remedy}."
+            )
+    if jnp.finfo(lse.dtype).bits < 32:
+        raise TypeError(
+            f"{rule}: lse must be float32 or wider, got {lse.dtype}; it is exponentiated, so take "
+            "it as `return_lse=True` gives it."
+        )
+
+
+def _factor(rule: str, scale: Any, dim: int) -> float:
     if scale is None:
         return dim**-0.5
     if isinstance(scale, bool) or not isinstance(scale, numbers.Real):
         raise TypeError(
-            f"block_sparse_attention: scale must be a number known before compilation, got "
+            f"{rule}: scale must be a number known before compilation, got "
             f"{scale!r}; multiply q by a traced scale and pass scale=1.0."
         )
     if not math.isfinite(scale):
-        raise ValueError(f"block_sparse_attention: scale must be finite, got {scale!r}.")
+        raise ValueError(f"{rule}: scale must be finite, got {scale!r}.")
     return float(scale)
 
 
-def _check_mask(mask: Any, q: Any, k: Any) -> None:
+def _check_mask(rule: str, mask: Any, q: Any, k: Any) -> None:
     if not isinstance(mask, BlockMask):
         raise TypeError(
-            f"block_sparse_attention: mask must be a BlockMask, got {type(mask).__name__}; "
+            f"{rule}: mask must be a BlockMask, got {type(mask).__name__}; "
             "BlockMask.from_tokens makes one from a token mask."
         )
     mask.validate()
     if (mask.q_len, mask.kv_len) != (q.shape[1], k.shape[1]):
         raise ValueError(
-            f"block_sparse_attention: mask is for {mask.q_len} queries and {mask.kv_len} keys, "
+            f"{rule}: mask is for {mask.q_len} queries and {mask.kv_len} keys, "
             f"but q has {q.shape[1]} and k has {k.shape[1]}."
         )
     if mask.heads != q.shape[2]:
         raise ValueError(
-            f"block_sparse_attention: mask has {mask.heads} heads, but q has {q.shape[2]}; "
+            f"{rule}: mask has {mask.heads} heads, but q has {q.shape[2]}; "
             "repeat mask.blocks over heads if they share one pattern."
         )
     batch = mask.blocks.shape[:-3]
     if batch not in ((), (1,), (q.shape[0],)):
         raise ValueError(
-            f"block_sparse_attention: mask has batch {batch}, which does not broadcast to the "
+            f"{rule}: mask has batch {batch}, which does not broadcast to the "
             f"batch of q, {q.shape[0]}."
         )
 
 
-def _backend(implementation: Any, q: Any, k: Any, v: Any, mask: BlockMask) -> str:
+def _backend(rule: str, implementation: Any, q: Any, k: Any, v: Any, mask: BlockMask) -> str:
     """Name of the module that runs such inputs here."""
+    if implementation is not None and implementation not in IMPLEMENTATIONS:
+        raise ValueError(
+            f"{rule}: implementation must be None or one of {IMPLEMENTATIONS}, got "
+            f"{implementation!r}."
+        )
     platform = jax.default_backend()
     kernels = "mosaic_gpu" if platform == "gpu" else "mosaic_tpu"
     if implementation in ("reference", "xla"):
@@ -243,7 +282,7 @@ def _backend(implementation: Any, q: Any, k: Any, v: Any, mask: BlockMask) -> st
     if implementation is None:
         return "xla"
     raise ValueError(
-        f"block_sparse_attention: implementation='pallas' cannot run on {platform!r}: {reason}; "
+        f"{rule}: implementation='pallas' cannot run on {platform!r}: {reason}; "
         "use implementation=None or 'xla'."
     )
 
@@ -299,6 +338,7 @@ def _attend(
     return _foldable(backend, "forward", scale)(mask, q, k, v)
 
 
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
 def _attend_forward(
     backend: str, scale: float, q: Array, k: Array, v: Array, mask: BlockMask
 ) -> tuple[tuple[Array, Array, Array], tuple]:
@@ -306,6 +346,7 @@ def _attend_forward(
     return (out, lse, trips), (q, k, v, mask, out, lse)
 
 
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
 def _attend_backward(
     backend: str, scale: float, residuals: tuple, cotangents: tuple
 ) -> tuple[Array, Array, Array, None]:
@@ -316,6 +357,15 @@ def _attend_backward(
     d_out, d_lse = jnp.where(nothing[..., None], 0, d_out), jnp.where(nothing, 0, d_lse)
     gradients = _foldable(backend, "backward", scale)(mask, q, k, v, out, lse, d_out, d_lse)
     return *gradients, None
+
+
+@_attend_forward.defjvp
+@_attend_backward.defjvp
+def _no_second_derivative(*_: Any) -> NoReturn:
+    raise NotImplementedError(
+        "block_sparse_attention: only first derivatives in reverse mode are defined; for higher "
+        "ones write softmax attention out over `mask.to_tokens()`."
+    )
 
 
 _attend.defvjp(_attend_forward, _attend_backward)

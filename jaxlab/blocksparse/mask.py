@@ -10,6 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int, Int32
 
+from jaxlab.blocksparse.arguments import whole_number
+
 _LARGEST = np.iinfo(np.int32).max
 
 
@@ -28,7 +30,7 @@ class BlockLists(NamedTuple):
 
 @jax.tree_util.register_dataclass
 @typing.no_type_check
-@dataclasses.dataclass(frozen=True, repr=False)
+@dataclasses.dataclass(frozen=True, repr=False, eq=False)
 class BlockMask:
     """A block-sparse attention mask.
 
@@ -67,10 +69,8 @@ class BlockMask:
 
     def __post_init__(self) -> None:
         for name in ("q_block", "kv_block", "q_len", "kv_len"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-                raise ValueError(f"BlockMask: {name} must be a positive int, got {value!r}.")
-            object.__setattr__(self, name, int(value))
+            value = whole_number("BlockMask", name, getattr(self, name))
+            object.__setattr__(self, name, value)
         if not isinstance(self.causal, bool | np.bool_):
             raise TypeError(f"BlockMask: causal must be a bool, got {self.causal!r}.")
         object.__setattr__(self, "causal", bool(self.causal))
@@ -109,8 +109,9 @@ class BlockMask:
                     f"BlockMask: {name} has shape {positions.shape}, expected ({length},): one "
                     "position for every token, negative for padding."
                 )
-            if isinstance(positions, np.ndarray):
-                for position in (int(positions.min()), int(positions.max())):
+            if not isinstance(positions, jax.core.Tracer):
+                known = np.asarray(positions)
+                for position in (int(known.min()), int(known.max())):
                     if not -_LARGEST <= position < _LARGEST:
                         raise ValueError(
                             f"BlockMask: {name} must lie between -(2**31 - 1) and 2**31 - 2, got "
@@ -143,19 +144,24 @@ class BlockMask:
           The mask; without ``round`` it means exactly ``tokens``.
 
         Raises:
+          TypeError: a block size is not an integer, or ``tokens`` is traced.
           ValueError: a block is neither full nor empty and ``round`` is None; ``round`` is
             something else; or a block size is not positive.
         """
         if round not in (None, "up"):
             raise ValueError(f"from_tokens: round must be None or 'up', got {round!r}.")
-        if q_block < 1 or kv_block < 1:
-            raise ValueError(
-                f"from_tokens: q_block={q_block}, kv_block={kv_block} must be positive."
+        q_block = whole_number("from_tokens", "q_block", q_block)
+        kv_block = whole_number("from_tokens", "kv_block", kv_block)
+        if isinstance(tokens, jax.core.Tracer):
+            raise TypeError(
+                "from_tokens: tokens must be concrete, got a traced array; make the mask outside "
+                "of jit, or give BlockMask the blocks themselves."
             )
         tokens = np.asarray(tokens)
-        if tokens.ndim < 3 or tokens.dtype != np.bool_:
+        if tokens.ndim < 3 or tokens.dtype != np.bool_ or 0 in tokens.shape:
             raise ValueError(
-                "from_tokens: tokens must be a boolean array [*batch, heads, q_len, kv_len], got "
+                "from_tokens: tokens must be a nonempty boolean array [*batch, heads, q_len, "
+                "kv_len], got "
                 f"{tokens.dtype} {tokens.shape}."
             )
         q_len, kv_len = tokens.shape[-2:]

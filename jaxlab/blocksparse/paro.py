@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxlab.blocksparse.arguments import finite
+from jaxlab.blocksparse.arguments import finite, floating, real_number
 from jaxlab.blocksparse.mask import BlockMask
 from jaxlab.blocksparse.reordered import ReorderedMask
 from jaxlab.blocksparse.token_grid import axis_order, video_tokens
@@ -71,6 +71,7 @@ def paro_mask(
       BlockMask(heads=2, blocks=8x8 of 8x8, tokens=60x60, density=0.5)
     """
     tokens = video_tokens("paro_mask", grid, block, text_tokens) + text_tokens
+    floating("paro_mask", q=q, k=k)
     if q.ndim != 4 or k.ndim != 4 or q.shape[1] != tokens or q.shape[2] % k.shape[2]:
         raise ValueError(
             f"paro_mask: q {q.shape} and k {k.shape} must be [batch, {tokens}, heads, dim] for "
@@ -79,7 +80,7 @@ def paro_mask(
         )
     if k.shape[:2] != q.shape[:2] or k.shape[3] != q.shape[3]:
         raise ValueError(f"paro_mask: k {k.shape} must match q {q.shape} but for its heads.")
-    if not 0 < density <= 1:
+    if not 0 < real_number("paro_mask", "density", density) <= 1:
         raise ValueError(f"paro_mask: density must lie in (0, 1], got {density}.")
     finite("paro_mask", q=q, k=k)
     count = -(-tokens // block)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Bool, Int64
 
-from jaxlab.blocksparse.arguments import whole_number
+from jaxlab.blocksparse.arguments import per_head, real_number, whole_number
 from jaxlab.blocksparse.coarsen import add_dense_text
 from jaxlab.blocksparse.mask import BlockMask
 from jaxlab.blocksparse.token_grid import video_tokens
@@ -48,7 +48,7 @@ def radial_mask(
       ``[heads, blocks, blocks]``. It does not depend on content.
 
     Raises:
-      TypeError: a count is not an integer.
+      TypeError: a count is not an integer, or a factor not a number.
       ValueError: a malformed geometry, or a window that is not positive.
 
     Source: Radial Attention (arXiv 2506.19852); windows, sink and rounding as in public code. What
@@ -60,12 +60,10 @@ def radial_mask(
     """
     video = video_tokens("radial_mask", grid, block, text_tokens)
     heads = whole_number("radial_mask", "heads", heads)
-    decays = np.asarray(decay, np.float64)
-    if decays.shape not in ((), (heads,)) or not ((decays > 0) & np.isfinite(decays)).all():
-        raise ValueError(
-            "radial_mask: decay must be positive and finite, one number or one for each of "
-            f"{heads} heads, got {decay}."
-        )
+    decays = per_head("radial_mask", "decay", decay, heads)
+    if not ((decays > 0) & np.isfinite(decays)).all():
+        raise ValueError(f"radial_mask: decay must be positive and finite, got {decay}.")
+    neighbor_window = real_number("radial_mask", "neighbor_window", neighbor_window)
     if not 0 < neighbor_window <= 1:
         raise ValueError(f"radial_mask: neighbor_window must lie in (0, 1], got {neighbor_window}.")
     frame = video // grid[0]

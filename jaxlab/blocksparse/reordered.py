@@ -14,7 +14,7 @@ from jaxlab.blocksparse.mask import BlockMask
 
 @jax.tree_util.register_dataclass
 @typing.no_type_check
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class ReorderedMask:
     """A block mask whose blocks refer to reordered tokens, and the orders.
 

@@ -25,24 +25,44 @@ class Tiling(NamedTuple):
     openings: tuple[int, ...]
 
 
-def tiling(rows: int, row_block: int, columns: int, column_block: int) -> Tiling:
-    """Chooses group and chunk sizes from the shapes alone.
+class Trip(NamedTuple):
+    """What a trip of one pass should hold.
 
-    Measured on two cores with 1 MiB of second-level cache each: products want an inner length of
-    about 512, and a trip about 2^19 scores; much more falls out of the caches, much less pays for
-    the start of every operation.
+    Much more falls out of the caches, much less pays for the start of every operation.
+
+    Attributes:
+      length: tokens of each row's list.
+      scores: pairs of tokens, over the group.
+      rows: rows of the group, even if that makes more pairs.
+    """
+
+    length: int
+    scores: int
+    rows: int
+
+
+# Measured on two cores with half a MiB of second-level cache each. Short lists, low densities, want
+# short trips in the forward pass: what a list leaves of its last trip is computed for nothing. The
+# backward pass has five products a trip and adds to dq after each, and is best with longer ones.
+FORWARD = Trip(length=256, scores=2**18, rows=16)
+BACKWARD = Trip(length=512, scores=2**19, rows=4)
+
+
+def tiling(rows: int, row_block: int, columns: int, column_block: int, wanted: Trip) -> Tiling:
+    """Chooses group and chunk sizes from the shapes alone.
 
     Args:
       rows: rows of blocks, over batch and heads.
       row_block: tokens in a row.
       columns: blocks in a full row.
       column_block: tokens in a column.
+      wanted: what a trip should hold.
 
     Returns:
       The sizes.
     """
-    chunk = max(1, min(columns, 16, 512 // column_block))
-    group = min(rows, max(4, 2**19 // (row_block * chunk * column_block)))
+    chunk = max(1, min(columns, 16, wanted.length // column_block))
+    group = min(rows, max(wanted.rows, wanted.scores // (row_block * chunk * column_block)))
     return Tiling(group, chunk, tuple(sorted({-(-chunk * i // 4) for i in (1, 2, 3, 4)})))
 
 

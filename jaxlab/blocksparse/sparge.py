@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int32
 
-from jaxlab.blocksparse.arguments import finite, whole_number
+from jaxlab.blocksparse.arguments import finite, floating, per_head, real_number, whole_number
 from jaxlab.blocksparse.mask import BlockMask
 
 PerHead = float | int | Float[Array, "..."] | Float[np.ndarray, "..."]
@@ -61,7 +61,8 @@ def sparge_mask(
       ``[batch, heads, q_blocks, kv_blocks]``, a traced leaf.
 
     Raises:
-      TypeError: a block size is not an integer.
+      TypeError: ``q`` or ``k`` is no floating-point array, a block size not an integer, or a
+        threshold or fraction not a number.
       ValueError: shapes that do not fit together, a threshold or fraction out of range, or
         concrete ``q`` or ``k`` that hold NaN or infinity.
 
@@ -74,6 +75,7 @@ def sparge_mask(
       >>> sparge_mask(q, k, similarity_threshold=-1.0, top_k=0.4)
       BlockMask(batch=(1,), heads=2, blocks=3x5 of 128x64, tokens=300x300, density=0.4)
     """
+    floating("sparge_mask", q=q, k=k)
     if q.ndim != 4 or k.ndim != 4 or q.shape[0] != k.shape[0] or q.shape[3] != k.shape[3]:
         raise ValueError(
             f"sparge_mask: q {q.shape} and k {k.shape} must be [batch, tokens, heads, dim] with "
@@ -86,7 +88,7 @@ def sparge_mask(
         raise ValueError(f"sparge_mask: q {q.shape} and k {k.shape} must not be empty.")
     q_block = whole_number("sparge_mask", "q_block", q_block)
     kv_block = whole_number("sparge_mask", "kv_block", kv_block)
-    if top_k is not None and not 0 < top_k <= 1:
+    if top_k is not None and not 0 < real_number("sparge_mask", "top_k", top_k) <= 1:
         raise ValueError(f"sparge_mask: top_k must be a fraction in (0, 1], got {top_k}.")
     finite("sparge_mask", q=q, k=k)
     blocks = _blocks(
@@ -198,13 +200,14 @@ def _pool(x: Array, block: int) -> tuple[Array, Array]:
 
 
 def _per_head(name: str, value: PerHead, heads: int, low: int) -> Float[Array, " heads"]:
-    if np.shape(value) not in ((), (heads,)):
-        raise ValueError(
-            f"sparge_mask: {name} must be one number or one for each of {heads} heads, got shape "
-            f"{np.shape(value)}."
-        )
-    if not isinstance(value, jax.core.Tracer):
-        concrete = np.asarray(value)
+    if isinstance(value, jax.core.Tracer):
+        if value.shape not in ((), (heads,)):
+            raise ValueError(
+                f"sparge_mask: {name} must be one number or one for each of {heads} heads, got "
+                f"shape {value.shape}."
+            )
+    else:
+        concrete = per_head("sparge_mask", name, value, heads)
         if not ((concrete >= low) & (concrete <= 1)).all():
             raise ValueError(f"sparge_mask: {name} must lie in [{low}, 1], got {concrete}.")
     return jnp.broadcast_to(jnp.asarray(value, jnp.float32), (heads,))

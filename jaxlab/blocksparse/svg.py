@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from jaxlab.blocksparse.arguments import finite, whole_number
+from jaxlab.blocksparse.arguments import finite, floating, random_key, real_number, whole_number
 from jaxlab.blocksparse.coarsen import add_dense_text, round_up
 from jaxlab.blocksparse.mask import BlockMask
 from jaxlab.blocksparse.reordered import ReorderedMask
@@ -148,6 +148,8 @@ def svg_head_kinds(
     """
     video = video_tokens("svg_head_kinds", grid, block, text_tokens)
     _check_width("svg_head_kinds", width)
+    random_key("svg_head_kinds", key)
+    floating("svg_head_kinds", q=q, k=k, v=v)
     tokens = video + text_tokens
     if q.ndim != 4 or q.shape[1] != tokens or k.shape != v.shape or q.shape[2] % k.shape[2]:
         raise ValueError(
@@ -168,7 +170,7 @@ def svg_head_kinds(
             first = video // block
             seen |= (places >= first) | (places[sampled, None] >= first)
         allowed.append(seen)
-    scale = q.shape[3] ** -0.5 if scale is None else scale
+    scale = q.shape[3] ** -0.5 if scale is None else real_number("svg_head_kinds", "scale", scale)
     errors = np.asarray(_errors(q[:, sampled], k, v, jnp.asarray(np.stack(allowed)), scale))
     return tuple("spatial" if spatial <= temporal else "temporal" for spatial, temporal in errors)
 
@@ -232,5 +234,5 @@ def _over_heads(
 
 
 def _check_width(rule: str, width: float) -> None:
-    if not width > 0:
+    if not real_number(rule, "width", width) > 0:
         raise ValueError(f"{rule}: width must be positive, in frames, got {width}.")

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int32, Key
 
-from jaxlab.blocksparse.arguments import whole_number
+from jaxlab.blocksparse.arguments import random_key, real_number, whole_number
 from jaxlab.blocksparse.mask import BlockMask
 from jaxlab.blocksparse.sparge import heaviest_prefix
 from jaxlab.blocksparse.token_grid import axis_order, video_tokens
@@ -62,7 +62,7 @@ def gaussian_field_mask(
       of work is meant to be used: the orders are not returned.
 
     Raises:
-      TypeError: a count is not an integer.
+      TypeError: a count is not an integer, ``key`` no random key, or a threshold no number.
       ValueError: a malformed geometry, threshold, step or drift.
 
     Source: reconstructed. A description names the distributions; the factor 0.5, the field's law
@@ -76,14 +76,14 @@ def gaussian_field_mask(
     """
     video = video_tokens("gaussian_field_mask", grid, block)
     heads = whole_number("gaussian_field_mask", "heads", heads)
-    if not 0 <= cdf_threshold <= 1:
+    random_key("gaussian_field_mask", key)
+    step = whole_number("gaussian_field_mask", "step", step, least=0)
+    if not 0 <= real_number("gaussian_field_mask", "cdf_threshold", cdf_threshold) <= 1:
         raise ValueError(
             f"gaussian_field_mask: cdf_threshold must lie in [0, 1], got {cdf_threshold}."
         )
-    if step != int(step) or step < 0 or not 0 <= drift <= 1:
-        raise ValueError(
-            f"gaussian_field_mask: step={step} must be 0 or more and drift={drift} lie in [0, 1]."
-        )
+    if not 0 <= real_number("gaussian_field_mask", "drift", drift) <= 1:
+        raise ValueError(f"gaussian_field_mask: drift must lie in [0, 1], got {drift}.")
     starts = np.arange(0, video, block)
     tokens = np.diff(np.append(starts, video))
     coordinates = np.indices(tuple(grid)).reshape(3, -1)

@@ -24,7 +24,7 @@ from jaxtyping import Array
 from jaxlab.blocksparse import tiles
 from jaxlab.blocksparse.implementation import Keys, Outputs, PerQuery, Queries, Trips, Values
 from jaxlab.blocksparse.mask import BlockLists, BlockMask, compress
-from jaxlab.blocksparse.rows import sort_rows, take, tiling, walk
+from jaxlab.blocksparse.rows import BACKWARD, FORWARD, sort_rows, take, tiling, walk
 from jaxlab.blocksparse.varying import vary, varying_axes
 
 
@@ -42,7 +42,7 @@ def forward(
     value_blocks = _blocks(v.astype(dtype), mask.kv_block)
     q_positions, kv_positions = _block_positions(mask)
     q_blocks, kv_blocks = mask.blocks.shape[-2:]
-    sizes = tiling(batch * heads * q_blocks, mask.q_block, kv_blocks, mask.kv_block)
+    sizes = tiling(batch * heads * q_blocks, mask.q_block, kv_blocks, mask.kv_block, FORWARD)
     group = sizes.group
     rows = sort_rows(mask.kv_lists(), batch, heads, k.shape[2], group)
     value_dim = v.shape[-1]
@@ -146,7 +146,7 @@ def backward(
     q_blocks, kv_blocks = mask.blocks.shape[-2:]
     lists = _query_lists(mask, kv_heads)
     columns = lists.indices.shape[-1]
-    sizes = tiling(batch * kv_heads * kv_blocks, mask.kv_block, columns, mask.q_block)
+    sizes = tiling(batch * kv_heads * kv_blocks, mask.kv_block, columns, mask.q_block, BACKWARD)
     group = sizes.group
     rows = sort_rows(lists, batch, kv_heads, kv_heads, group)
 

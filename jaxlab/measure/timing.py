@@ -81,9 +81,11 @@ def time_ratio(
 ) -> TimeRatio:
     """Times two or more functions in turns and compares them with the first.
 
-    Every round takes one sample of each function, in an order drawn anew for each round (always the
-    same draws), so that neither drift nor what ran just before favors one: a function that follows
-    a hungry one pays for cold caches and returned memory. A sample calls its function as often as
+    Every round takes one sample of each function, in an order that changes from round to round: in
+    as many rounds as there are functions (twice as many when their number is odd) each stands at
+    every place equally often and inside a round follows every other one equally often. So neither
+    drift nor what ran just before favors one: a function that follows a hungry one pays for cold
+    caches and returned memory. A sample calls its function as often as
     ``min_seconds`` needs and waits for each result on every device. The garbage collector rests
     meanwhile.
 
@@ -119,12 +121,11 @@ def time_ratio(
         once = _sample(function, 1, clock)
         calls.append(max(1, math.ceil(min_seconds / once)) if once > 0 else 1)
     seconds = np.empty((rounds, len(functions)))
-    order = np.random.default_rng(0)
     collecting = gc.isenabled()
     gc.disable()
     try:
         for number in range(rounds):
-            for which in order.permutation(len(functions)):
+            for which in _order(len(functions), number):
                 seconds[number, which] = _sample(functions[which], calls[which], clock)
     finally:
         if collecting:
@@ -135,6 +136,18 @@ def time_ratio(
             f"time_ratio: the clock did not advance during {slow}; raise min_seconds={min_seconds}."
         )
     return TimeRatio(chosen, seconds, tuple(calls))
+
+
+def _order(functions: int, number: int) -> list[int]:
+    """A round's order, a row of Williams' square (1949), balanced for what each one follows.
+
+    ``0, -1, 1, -2, 2, ...`` steps by every distance once, so its shifts hold every ordered pair of
+    neighbors once when ``functions`` is even; an odd number needs the mirrored shifts too.
+    """
+    zigzag = [(place // 2 if place % 2 == 0 else -(place // 2) - 1) for place in range(functions)]
+    order = [(number + step) % functions for step in zigzag]
+    mirrored = functions % 2 == 1 and number // functions % 2 == 1
+    return order[::-1] if mirrored else order
 
 
 def _sample(function: Callable[[], Any], calls: int, clock: Callable[[], float]) -> float:

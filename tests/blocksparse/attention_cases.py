@@ -88,7 +88,7 @@ def shuffled(causal: bool = True) -> Case:
 
 def long() -> Case:
     """More blocks than one trip takes and more rows than one group, the last group not full."""
-    return make(1, 630, 570, 2, 1, 4, 4, 128, 32, density=0.9)
+    return make(1, 570, 550, 2, 1, 4, 4, 64, 32, density=0.9)
 
 
 def one_partial_block() -> Case:

@@ -203,6 +203,11 @@ GOOD = make()
 F4 = np.float32
 BAD: dict[str, tuple[dict, type[Exception], str]] = {
     "int q": ({"q": GOOD.q.astype(int)}, TypeError, "q must be floating point, got int64"),
+    "float8 q": (
+        {name: getattr(GOOD, name).astype(jnp.float8_e4m3fn) for name in "qkv"},
+        TypeError,
+        "q must be floating point of 16 to 64 bits, got float8_e4m3fn",
+    ),
     "list k": ({"k": GOOD.k.tolist()}, TypeError, "k must be an array"),
     "three dimensions": ({"v": GOOD.v[0]}, ValueError, r"v has shape \(70, 2, 5\), expected four"),
     "nothing": ({"q": GOOD.q[:0]}, ValueError, "nonempty"),
@@ -243,3 +248,11 @@ def test_a_traced_scale_is_refused_with_the_remedy() -> None:
     attend = inspect.unwrap(block_sparse_attention)
     with pytest.raises(TypeError, match=r"multiply q by a traced scale and pass scale=1\.0"):
         jax.jit(lambda scale: attend(GOOD.q, GOOD.k, GOOD.v, GOOD.mask, scale=scale))(0.5)
+
+
+def test_second_derivatives_are_refused_with_the_remedy() -> None:
+    def first(q: jax.Array) -> jax.Array:
+        return jax.grad(lambda q: block_sparse_attention(q, GOOD.k, GOOD.v, GOOD.mask).sum())(q)
+
+    with pytest.raises(NotImplementedError, match=r"only first derivatives.*`mask\.to_tokens\(\)`"):
+        jax.make_jaxpr(jax.grad(lambda q: first(q).sum()))(jnp.asarray(GOOD.q))

@@ -175,10 +175,10 @@ BLOCKS = np.ones((1, 2, 2), bool)
 @pytest.mark.parametrize(
     ("changed", "error", "message"),
     [
-        ({"q_block": 0}, ValueError, "q_block must be a positive int, got 0"),
-        ({"kv_block": 2.0}, ValueError, r"kv_block must be a positive int, got 2\.0"),
-        ({"q_len": True}, ValueError, "q_len must be a positive int, got True"),
-        ({"kv_len": -3}, ValueError, "kv_len must be a positive int, got -3"),
+        ({"q_block": 0}, ValueError, "q_block must be an integer from 1 on, got 0"),
+        ({"kv_block": 2.0}, TypeError, r"kv_block must be an integer, got 2\.0; convert it"),
+        ({"q_len": True}, TypeError, "q_len must be an integer, got True"),
+        ({"kv_len": -3}, ValueError, "kv_len must be an integer from 1 on, got -3"),
         ({"causal": 1}, TypeError, "causal must be a bool, got 1"),
         ({"blocks": BLOCKS.astype(int)}, TypeError, "boolean array, got int64"),
         ({"blocks": [[[True]]]}, TypeError, "boolean array, got list"),
@@ -208,3 +208,24 @@ def test_bad_arguments_of_methods() -> None:
         from_tokens(BlockMask, np.ones((1, 8, 8)), 4, 4)
     with pytest.raises(ValueError, match=r"boolean array .* got bool \(8, 8\)"):
         from_tokens(BlockMask, np.ones((8, 8), bool), 4, 4)
+    with pytest.raises(ValueError, match=r"nonempty boolean array .* got bool \(0, 8, 8\)"):
+        from_tokens(BlockMask, np.ones((0, 8, 8), bool), 4, 4)
+    for block in (2.0, "2", None):
+        with pytest.raises(TypeError, match=f"q_block must be an integer, got {block!r}"):
+            from_tokens(BlockMask, np.ones((1, 8, 8), bool), block, 4)
+    with pytest.raises(TypeError, match="tokens must be concrete, got a traced array"):
+        jax.jit(lambda tokens: from_tokens(BlockMask, tokens, 4, 4))(np.ones((1, 8, 8), bool))
+
+
+def test_wide_positions_on_a_device_are_checked_like_those_on_the_host() -> None:
+    with jax.enable_x64(True):
+        positions = jax.numpy.arange(8) + 2**32 - 4  # as int32 the first four would be negative
+        with pytest.raises(ValueError, match=r"q_positions must lie .* got 4294967292"):
+            BlockMask(BLOCKS, 4, 4, 8, 8, q_positions=positions).validate()
+
+
+def test_masks_are_compared_and_hashed_as_objects() -> None:
+    first, second = BlockMask(BLOCKS, 4, 4, 8, 8), BlockMask(BLOCKS.copy(), 4, 4, 8, 8)
+    assert first == first
+    assert first != second
+    assert len({first, second}) == 2

@@ -107,3 +107,21 @@ def test_bad_input_is_named(change, message):
     # unwrapped: else the shape checker of the tests answers before the function
     with pytest.raises(ValueError, match=message):
         inspect.unwrap(paro_mask)(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"q": [1.0]}, r"q must be an array, got list; convert it.*`jnp\.asarray\(q\)`"),
+        ({"k": jnp.zeros((1, 24, 2, 4), int)}, "k must be floating point, got int32; cast it"),
+        ({"grid": (2, 3.0, 4)}, "grid must be"),
+        ({"block": 8.0}, "block must be an integer, got 8.0"),
+        ({"text_tokens": 1.5}, "text_tokens must be an integer, got 1.5"),
+        ({"density": "half"}, "density must be a number, got 'half'"),
+    ],
+)
+def test_arguments_of_the_wrong_kind_are_named(change, message):
+    zeros = jnp.zeros((1, 24, 2, 4))
+    arguments = {"q": zeros, "k": zeros, "grid": (2, 3, 4), "density": 0.5, "block": 8} | change
+    with pytest.raises(TypeError, match=message):
+        inspect.unwrap(paro_mask)(**arguments)

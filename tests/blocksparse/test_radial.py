@@ -104,8 +104,12 @@ def test_bad_input_is_named(change, message):
         ({"block": math.nan}, "block must be an integer, got nan"),
         ({"heads": 2.0}, "heads must be an integer"),
         ({"text_tokens": math.inf}, "text_tokens must be an integer"),
+        ({"heads": True}, "heads must be an integer, got True"),
+        ({"decay": "x"}, "decay must be one number or one for each of 2 heads, got 'x'"),
+        ({"decay": (0.5, (0.5, 1.0))}, "decay must be one number or one for each of 2 heads"),
+        ({"neighbor_window": None}, "neighbor_window must be a number, got None"),
     ],
 )
-def test_counts_that_are_no_integers_are_refused(change, message):
+def test_arguments_of_the_wrong_kind_are_named(change, message):
     with pytest.raises(TypeError, match=message):
         inspect.unwrap(radial_mask)(**({"grid": (3, 5, 7), "heads": 2, "block": 8} | change))

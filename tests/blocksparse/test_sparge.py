@@ -189,8 +189,13 @@ def test_bad_input_is_named(change, message):
     [
         ({"q_block": 2.0}, "q_block must be an integer"),
         ({"kv_block": float("inf")}, "kv_block must be an integer, got inf"),
+        ({"q": [1.0]}, "q must be an array, got list"),
+        ({"q": jnp.zeros((1, 8, 4, 4), int)}, "q must be floating point, got int32"),
+        ({"cdf_threshold": "a"}, "cdf_threshold must be one number or one for each of 4 heads"),
+        ({"similarity_threshold": True}, "similarity_threshold must be one number .* got True"),
+        ({"top_k": "a"}, "top_k must be a number, got 'a'"),
     ],
 )
-def test_counts_that_are_no_integers_are_refused(change, message):
+def test_arguments_of_the_wrong_kind_are_named(change, message):
     with pytest.raises(TypeError, match=message):
         inspect.unwrap(sparge_mask)(**(dict.fromkeys("qk", jnp.zeros((1, 8, 4, 4))) | change))

@@ -183,10 +183,30 @@ def test_bad_profiling_input_is_named(change, message):
         ({"grid": (3, 5, 7.0)}, "grid must be"),
         ({"block": float("inf")}, "block must be an integer, got inf"),
         ({"text_tokens": 1.5}, "text_tokens must be"),
+        ({"width": "2"}, "width must be a number, got '2'"),
     ],
 )
-def test_counts_that_are_no_integers_are_refused(change, message):
+def test_arguments_of_the_wrong_kind_are_named(change, message):
     with pytest.raises(TypeError, match=message):
         inspect.unwrap(svg_mask)(
             **({"grid": (3, 5, 7), "kinds": ("spatial",), "block": 8} | change)
         )
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"q": [1.0]}, "q must be an array, got list"),
+        ({"v": jnp.zeros((1, 24, 2, 4), int)}, "v must be floating point, got int32"),
+        ({"key": 3}, "key must be one random key, got 3"),
+        ({"rows": 8.0}, "rows must be an integer, got 8.0"),
+        ({"grid": (2, 3.0, 4)}, "grid must be"),
+        ({"width": None}, "width must be a number, got None"),
+        ({"scale": "1"}, "scale must be a number, got '1'"),
+    ],
+)
+def test_profiling_arguments_of_the_wrong_kind_are_named(change, message):
+    arrays = {name: jnp.zeros((1, 24, 2, 4)) for name in "qkv"}
+    arguments = arrays | {"grid": (2, 3, 4), "key": jax.random.key(0), "block": 8} | change
+    with pytest.raises(TypeError, match=message):
+        inspect.unwrap(svg_head_kinds)(**arguments)

@@ -1,5 +1,7 @@
 """The generator's statistics against the figures described for it."""
 
+import inspect
+
 import jax
 import numpy as np
 import pytest
@@ -80,11 +82,28 @@ def test_one_block_is_a_mask_too():
         ({"heads": 0}, "heads must be"),
         ({"grid": (1, 2)}, "grid must be"),
         ({"block": 0}, "block must be"),
-        ({"step": -1}, "step=-1"),
-        ({"drift": 1.5}, "drift=1.5"),
+        ({"step": -1}, "step must be an integer from 0 on, got -1"),
+        ({"drift": 1.5}, r"drift must lie in \[0, 1\], got 1.5"),
         ({"cdf_threshold": 1.1}, r"cdf_threshold must lie in \[0, 1\]"),
     ],
 )
 def test_bad_input_is_named(change, message):
     with pytest.raises(ValueError, match=message):
-        gaussian_field_mask(jax.random.key(0), **change)
+        inspect.unwrap(gaussian_field_mask)(jax.random.key(0), **change)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"key": 0}, r"key must be one random key, got 0; pass `jax\.random\.key\(0\)`"),
+        ({"key": jax.random.split(jax.random.key(0))}, "key must be one random key"),
+        ({"heads": 2.0}, "heads must be an integer, got 2.0"),
+        ({"block": 8.0}, "block must be an integer, got 8.0"),
+        ({"step": 2.0}, "step must be an integer, got 2.0"),
+        ({"drift": "0"}, "drift must be a number, got '0'"),
+        ({"cdf_threshold": None}, "cdf_threshold must be a number, got None"),
+    ],
+)
+def test_arguments_of_the_wrong_kind_are_named(change, message):
+    with pytest.raises(TypeError, match=message):
+        inspect.unwrap(gaussian_field_mask)(**({"key": jax.random.key(0)} | change))

@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 
 from experiments import blocksparse
+from experiments.assets import AssetUnavailable
 from experiments.figures.blocksparse import draw
 from experiments.harness import Result
 from experiments.workloads import attention_timing
+from experiments.workloads.video_window import Window
 from jaxlab.measure import TimeRatio
 
 SMOKE = blocksparse.PRESETS["smoke"]
@@ -27,25 +29,27 @@ def test_the_window_slides_by_one_token():
 
 
 def test_rates_are_operations_over_time(monkeypatch):
-    seconds = {"matmul": 2.0, "dense": 30.0, 0.2: (3.0, 5.0), 1.0: (4.0, 10.0)}
+    seconds = {"matmul": 2.0, "dense": 30.0, 0.2: (3.0, 5.0), 0.5: (3.5, 7.0), 1.0: (4.0, 10.0)}
 
     def timed(*functions, rounds):
-        order = [seconds["matmul"], seconds["dense"], *seconds[0.2], *seconds[1.0]]
+        order = [y for x in seconds.values() for y in (x if isinstance(x, tuple) else (x,))]
         assert len(functions) == len(order)
         names = tuple(str(place) for place in range(len(order)))
         return TimeRatio(names, np.tile(order, (rounds, 1)), (1,) * len(order))
 
     monkeypatch.setattr(attention_timing, "time_ratio", timed)
     timing = attention_timing.Timing(
-        tokens=64, heads=1, dim=4, densities=(0.2, 1.0), matmul_size=16, rounds=3
+        tokens=64, heads=1, dim=4, densities=(0.2, 0.5, 1.0), matmul_size=16, rounds=3
     )
     found = attention_timing.speed(timing, (16, 8), 0)
-    full = found["rows"][1]
+    full = found["rows"][2]
     product = 2 * 16**3 / 2.0  # operations a second
     assert full["active"] == 4 * 8
     assert full["forward"] == pytest.approx(4 * 64 * 64 * 4 / 4.0 / product)
     assert full["backward"] == pytest.approx(10 * 64 * 64 * 4 / 10.0 / product)
     assert found["dense_speedup"] == pytest.approx(10)
+    assert full["forward_spread"] == pytest.approx([full["forward"]] * 2)
+    assert full["dense_speedup"] == pytest.approx(30 / 4)
     assert found["matmul_seconds"] == 2
 
 
@@ -75,7 +79,7 @@ def test_bad_configs_are_refused(change, message):
         dataclasses.replace(SMOKE, **change)
 
 
-@pytest.mark.parametrize("densities", [(0.5, 1.0), (0.2,), (0.2, 1.5)])
+@pytest.mark.parametrize("densities", [(0.5, 0.7, 1.0), (0.2, 1.0), (0.2, 0.5, 1.5)])
 def test_bad_timings_are_refused(densities):
     with pytest.raises(ValueError, match="densities"):
         attention_timing.Timing(densities=densities)
@@ -91,9 +95,30 @@ def test_random_masks_have_the_density_asked_for():
     assert full.density() == 1
 
 
-def test_a_straight_line_has_r_squared_one():
-    assert attention_timing.r_squared([1, 2, 7], [5, 7, 17]) == pytest.approx(1)
-    assert attention_timing.r_squared([1, 2, 7], [5, 16, 17]) < 0.9
+def test_how_straight_a_line_is():
+    straight = attention_timing.line([1, 2, 7], [5, 7, 17])
+    assert straight["r_squared"] == pytest.approx(1)
+    assert straight["worst_residual"] == pytest.approx(0, abs=1e-12)
+    assert straight["constant"] == pytest.approx(3 / 17)
+    bent = attention_timing.line([1, 2, 7], [5, 16, 17])
+    assert bent["r_squared"] < 0.9
+    slope, constant = np.polyfit([1, 2, 7], [5, 16, 17], 1)
+    assert bent["worst_residual"] == pytest.approx(abs(5 - slope - constant) / 5)
+
+
+def test_skipping_without_its_clip_is_not_measured_on_another(monkeypatch):
+    def gone(self, name):
+        raise AssetUnavailable(f"no provider of {name}")
+
+    monkeypatch.setattr(Window, "video", gone)
+    with pytest.raises(AssetUnavailable):
+        blocksparse.skipping(dataclasses.replace(SMOKE, clips=("carphone_pristine",)))
+
+
+def test_the_worst_figure_comes_with_its_own_spread():
+    rows = [{"x": 2.0, "s": (1.5, 2.5)}, {"x": 1.0, "s": (0.5, 1.25)}, {"x": 3.0, "s": (3, 3)}]
+    worst = blocksparse._worst(rows, "x", "s")
+    assert (worst.value, worst.spread) == (1.0, (0.5, 1.25))
 
 
 def test_a_clip_too_short_for_the_window_is_refused():

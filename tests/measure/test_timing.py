@@ -1,6 +1,8 @@
 """Timing with a clock that the test moves, and once with the real one."""
 
+import collections
 import gc
+import itertools
 import time
 
 import jax
@@ -57,19 +59,23 @@ def test_ratios_are_taken_inside_each_round() -> None:
     assert timed.interquartile.tolist() == [1.5, 1.0]
 
 
-def test_every_round_takes_each_once_and_none_always_follows_the_same() -> None:
-    logs = []
-    for _ in range(2):
-        clock = Clock()
-        tasks = [clock.task(name, 1.0) for name in "abc"]
-        time_ratio(*tasks, rounds=12, min_seconds=0.0, warmup=1, clock=clock)
-        logs.append("".join(clock.log[6:]))
-    assert logs[0] == logs[1]
-    rounds = [logs[0][start : start + 3] for start in range(0, 36, 3)]
-    assert all(sorted(taken) == list("abc") for taken in rounds)
-    for name in "abc":
-        before = {one for one, two in zip(logs[0], logs[0][1:], strict=False) if two == name}
-        assert before >= set("abc") - {name}
+@pytest.mark.parametrize("count", [2, 3, 4, 5, 10])
+def test_each_one_follows_every_other_equally_often(count: int) -> None:
+    clock = Clock()
+    names = "abcdefghij"[:count]
+    cycle = count if count % 2 == 0 else 2 * count
+    tasks = [clock.task(name, 1.0) for name in names]
+    time_ratio(*tasks, rounds=2 * cycle, min_seconds=0.0, warmup=1, clock=clock)
+    taken = clock.log[2 * count :]
+    rounds = [taken[start : start + count] for start in range(0, len(taken), count)]
+    assert rounds[:cycle] == rounds[cycle:]
+    assert all(sorted(one) == list(names) for one in rounds)
+    places = collections.Counter((name, at) for one in rounds for at, name in enumerate(one))
+    assert set(places.values()) == {2 * cycle // count}
+    pairs = collections.Counter(pair for one in rounds for pair in itertools.pairwise(one))
+    assert set(pairs.values()) == {2 * cycle // count}
+    assert len(pairs) == count * (count - 1)
+    assert pairs.total() == 2 * cycle * (count - 1)
 
 
 def test_short_functions_are_called_often_enough() -> None:
