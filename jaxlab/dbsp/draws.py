@@ -10,6 +10,7 @@ import numpy as np
 
 HOTTEST, COLDEST = 1e-2, 2e-5
 STAGES = 256
+COOLING = (COLDEST / HOTTEST) ** (1 / STAGES)
 
 
 @numba.njit(cache=True, inline="always")
