@@ -217,14 +217,7 @@ def run(config: Config, steps: Steps = Steps()) -> Result:
     served = 30 / np.mean([plans for plans, _ in fixed["1.1"]])
     planning = steps.do("planning", planning_cost, config, judged.model, served)
     greedy = planning["greedy"]
-    costs = overhead(
-        setting,
-        planning_seconds=greedy["plans"],
-        interval=served,
-        prediction_seconds=greedy["prediction"],
-        moved=tuple(greedy["moved"]),
-        attention_seconds=setting.attention_seconds * greedy["ratio"],
-    )
+    costs = balancing_costs(setting, greedy, served)
     values = {
         **_exact_values(sharded),
         **_head_values(heads, fixed, drift, clips, gone),
@@ -297,6 +290,21 @@ def planning_cost(config: Config, model: CostModel, interval: float) -> dict[str
         "greedy": greedy_cost(blocks, model),
         "search": search_cost(blocks, [other], evaluations=evaluations, interval=interval),
     }
+
+
+def balancing_costs(setting: Setting, greedy: dict, served: float) -> dict[str, float]:
+    """What greedy plans cost, as parts of the attention they serve; judging them stands beside."""
+    attention = setting.attention_seconds * greedy["ratio"]
+    costs = overhead(
+        setting,
+        planning_seconds=greedy["plans"],
+        interval=served,
+        prediction_seconds=greedy["prediction"],
+        moved=tuple(greedy["moved"]),
+        attention_seconds=attention,
+    )
+    beside = {name: greedy[name] / attention for name in ("judging", "copy")}
+    return {**costs, **{f"{name}, on the host meanwhile": x for name, x in beside.items()}}
 
 
 def speedups(layers: list[dict], judged: Judged) -> dict[str, Value | Missing]:

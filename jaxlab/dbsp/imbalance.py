@@ -59,6 +59,7 @@ def work_table(
             f"work_table: blocks has {heads} heads and {q_blocks}x{kv_blocks} blocks, the plan is "
             f"for up to {plan.head_perm.size} heads and {padded[0]}x{padded[1]} blocks."
         )
+    plan.validate(found)
     bits = pack(found.reshape(-1, q_blocks, kv_blocks))
     group_of = np.argsort(plan.head_perm) // (plan.head_perm.size // plan.ulysses)
     group_of = np.resize(group_of[:heads], len(bits.rows))

@@ -12,7 +12,16 @@ import typing
 import numba
 import numpy as np
 
-from jaxlab.dbsp.draws import COOLING, HOTTEST, STAGES, below, next_draw, patience_table, seeded
+from jaxlab.dbsp.draws import (
+    COOLING,
+    HOTTEST,
+    STAGES,
+    below,
+    copy_into,
+    next_draw,
+    patience_table,
+    seeded,
+)
 
 SPREAD, LAST_SPREAD = 3.0, 0.03
 """How much the deviation of a step's tiles counts beside their maximum, at first and at last: it
@@ -23,8 +32,8 @@ says which way to go where no swap changes a maximum, and must not decide in the
 @typing.no_type_check
 def _rank(diagonal, largest, where):
     """The three largest entries of one diagonal and where the first two stand."""
-    largest[:] = -1
-    where[:] = -1
+    largest[0] = largest[1] = largest[2] = -1
+    where[0] = where[1] = -1
     for i in range(diagonal.size):
         value = diagonal[i]
         if value > largest[0]:
@@ -104,7 +113,10 @@ def swap_blocks(
     for block in range(sizes[0]):
         for j in range(ring):
             table[(j - q_shard[block]) % ring, q_shard[block]] += gains[0][j, block]
-    total = table.sum()
+    total = 0
+    for s in range(ring):
+        for i in range(ring):
+            total += table[s, i]
     best_q, best_kv = q_shard.copy(), kv_shard.copy()
     if total == 0 or ring == 1:
         return 1.0
@@ -116,8 +128,8 @@ def swap_blocks(
     where = np.empty((ring, 2), np.int64)
     critical, spread = 0, 0.0
     for s in range(ring):
-        sums[s] = table[s].sum()
         for i in range(ring):
+            sums[s] += table[s, i]
             squares[s] += float(table[s, i]) ** 2
         _rank(table[s], largest[s], where[s])
         critical += largest[s, 0]
@@ -237,8 +249,8 @@ def swap_blocks(
         energy = critical / perfect + price[0] * moved[0] + price[1] * moved[1]
         if energy < best - 1e-12:
             best = energy
-            best_q[:] = q_shard
-            best_kv[:] = kv_shard
-    q_shard[:] = best_q
-    kv_shard[:] = best_kv
+            copy_into(best_q, q_shard)
+            copy_into(best_kv, kv_shard)
+    copy_into(q_shard, best_q)
+    copy_into(kv_shard, best_kv)
     return best

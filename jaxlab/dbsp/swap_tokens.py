@@ -10,21 +10,29 @@ import typing
 import numba
 import numpy as np
 
-from jaxlab.dbsp.draws import COOLING, HOTTEST, STAGES, below, patience_table, seeded
+from jaxlab.dbsp.draws import (
+    COOLING,
+    HOTTEST,
+    STAGES,
+    below,
+    copy_into,
+    dot,
+    patience_table,
+    seeded,
+)
 
 SPREAD = 1.0
 """How much the deviation of a step's tiles counts beside their maximum, to the end: homes that are
 fitted to maxima alone fit other masks less well."""
 
 
-@numba.njit(cache=True, error_model="numpy", inline="always")
+@numba.njit(cache=True, error_model="numpy")
 @typing.no_type_check
 def _scores(table, most, total, square):
     """Critical path and spread of one table; the rest is room to work in."""
     ring = table.shape[0]
-    most[:] = 0
-    total[:] = 0
-    square[:] = 0
+    for s in range(ring):
+        most[s], total[s], square[s] = 0, 0, 0.0
     for i in range(ring):
         for s in range(ring):
             value = table[i, s]
@@ -37,6 +45,16 @@ def _scores(table, most, total, square):
         mean = total[s] / ring
         spread += np.sqrt(max(square[s] / ring - mean * mean, 0.0))
     return critical, spread
+
+
+@numba.njit(cache=True)
+@typing.no_type_check
+def _exchange(gaining, losing, arriving, leaving):
+    """What two shards hold once one block has arrived at the first for another that has left."""
+    for block in range(gaining.size):
+        change = arriving[block] - leaving[block]
+        gaining[block] += change
+        losing[block] -= change
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
@@ -67,16 +85,18 @@ def swap_tokens(work, turned, weight, shard, ring, evaluations, seed):
     new_critical, new_spread = np.zeros(masks), np.zeros(masks)
     new_tables = np.empty_like(tables)
     for m in range(masks):
-        all_work = tables[m].sum()
+        critical[m], spread[m] = _scores(tables[m], most, total, square)
+        all_work = 0
+        for s in range(ring):
+            all_work += total[s]
         if all_work > 0:
             scale[m] = weight[m] * ring / all_work
-        critical[m], spread[m] = _scores(tables[m], most, total, square)
     members = np.empty((ring, n // ring), np.int64)
     filled = np.zeros(ring, np.int64)
     for block in range(n):
         members[shard[block], filled[shard[block]]] = block
         filled[shard[block]] += 1
-    energy = (critical * scale).sum()
+    energy = dot(critical, scale)
     best, best_shard = energy, shard.copy()
     temperature = HOTTEST
     stage = max(evaluations // STAGES, 1)
@@ -94,7 +114,8 @@ def swap_tokens(work, turned, weight, shard, ring, evaluations, seed):
         cost = 0.0
         for m in range(masks):
             table = new_tables[m]
-            table[:] = tables[m]
+            for i in range(ring):
+                copy_into(table[i], tables[m, i])
             row_a, row_b = (ring - a) % ring, (ring - b) % ring
             column_a, column_b = a, b
             for other in range(ring):
@@ -125,21 +146,16 @@ def swap_tokens(work, turned, weight, shard, ring, evaluations, seed):
         if cost >= limit:
             continue
         tables, new_tables = new_tables, tables
-        critical[:] = new_critical
-        spread[:] = new_spread
+        copy_into(critical, new_critical)
+        copy_into(spread, new_spread)
         for m in range(masks):
-            for table, lines in ((rows, turned), (columns, work)):
-                gaining, losing = table[m, a], table[m, b]
-                arriving, leaving = lines[m, second], lines[m, first]
-                for block in range(n):
-                    change = arriving[block] - leaving[block]
-                    gaining[block] += change
-                    losing[block] -= change
+            _exchange(rows[m, a], rows[m, b], turned[m, second], turned[m, first])
+            _exchange(columns[m, a], columns[m, b], work[m, second], work[m, first])
         shard[first], shard[second] = b, a
         members[a, slot_a], members[b, slot_b] = second, first
-        energy = (critical * scale).sum()
+        energy = dot(critical, scale)
         if energy < best - 1e-12:
             best = energy
-            best_shard[:] = shard
-    shard[:] = best_shard
+            copy_into(best_shard, shard)
+    copy_into(shard, best_shard)
     return best
