@@ -123,7 +123,7 @@ def fit_home(
     ring: int,
     ulysses: int = 1,
     seed: int = 0,
-    evaluations: int = 1_500_000,
+    evaluations: int = 1_000_000,
 ) -> Int64[np.ndarray, " blocks"]:
     """Fits one static order of token blocks to the masks of several layers and steps.
 
