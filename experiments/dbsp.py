@@ -215,7 +215,7 @@ def run(config: Config, steps: Steps = Steps()) -> Result:
     setting = Setting()
     judged = judge(config.layers, layers, setting)
     served = 30 / np.mean([plans for plans, _ in fixed["1.1"]])
-    planning = steps.do("planning", planning_cost, config, judged.model, served)
+    planning = steps.do("planning", planning_cost, config, setting.model(block=64), served)
     greedy = planning["greedy"]
     costs = balancing_costs(setting, greedy, served)
     values = {
