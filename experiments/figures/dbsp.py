@@ -106,8 +106,8 @@ def _front(axis: Axes, plans: dict) -> None:
     for name, marker in zip(UNMOVED, ("x", "+", "*"), strict=True):
         axis.plot(*at(plans[name]), marker, color="#b8568c", label=name)
     bound = [at(row) for name, row in plans.items() if name.startswith("lower bound")]
-    for point in bound:
-        axis.plot(*point, "v", color="#8a7a22", markersize=4, label="lower bound")
+    if bound:
+        axis.plot(*np.transpose(bound), "v:", color="#8a7a22", markersize=4, label="lower bound")
     axis.set_yscale("log")
 
 

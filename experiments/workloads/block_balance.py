@@ -9,21 +9,26 @@ import jax
 import numpy as np
 from jaxtyping import Bool
 
-from experiments.workloads.mask_families import FAMILIES, GEOMETRIES, family_mask
+from experiments.workloads.mask_families import DRAWN, FAMILIES, GEOMETRIES, family_mask
 from experiments.workloads.video_window import Window
 from jaxlab.blocksparse import sparge_mask
 from jaxlab.dbsp import fit_home, head_groups, imbalance_ratio, movement_bound, plan, work_table
 
-RINGS = (4, 8)
+DEGREES = ((2, 4), (1, 8))
+"""Ulysses and ring degrees: eight devices; two groups of heads are planned each by itself."""
+
 GREEDY_REWARDS = (0, 1, 2, 10)
-CONTIGUOUS, NEAR, LATER, BOUND = (
+CONTIGUOUS, NEAR, LATER = (
     "refined, 20% from contiguous",
     "refined, 5% from fitted home",
     "the same, later step",
-    "lower bound, 20% from contiguous",
 )
-FRONT = {"contiguous": (0.05, 0.1, 0.4), "fitted home": (0.02, 0.1)}
+FRONT = {"contiguous": (0.02, 0.05, 0.1, 0.4), "fitted home": (0.02, 0.1)}
 """Caps on the moved query blocks that are tried beside those of the bars."""
+
+BOUNDED = (0.02, 0.05, 0.1, 0.2)
+"""Caps from contiguous shards for which lower bounds are computed; key blocks move 1.25 times as
+much."""
 
 type Row = tuple[float, float, float]
 
@@ -36,6 +41,7 @@ class Blocks:
       n: nominal blocks of a mask.
       families: of masks, see ``family_mask``.
       seeds: of each family, from ``first`` upward.
+      drawn_seeds: of the families in ``DRAWN``, whose masks take long to draw.
       first: seed.
       fronts: for how many of the seeds all caps are tried and lower bounds computed.
       heads: of a layer.
@@ -46,6 +52,7 @@ class Blocks:
     n: int = 256
     families: tuple[str, ...] = FAMILIES
     seeds: int = 20
+    drawn_seeds: int = 20
     first: int = 1000
     fronts: int = 2
     heads: int = 40
@@ -58,7 +65,7 @@ class Blocks:
                 raise ValueError(f"families: {family!r} is unknown; choose from {FAMILIES}.")
         if self.n not in GEOMETRIES:
             raise ValueError(f"n={self.n} must be one of {tuple(GEOMETRIES)}.")
-        for name in ("seeds", "heads", "fitted"):
+        for name in ("seeds", "drawn_seeds", "heads", "fitted"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1.")
 
@@ -66,40 +73,45 @@ class Blocks:
 def family_balance(config: Blocks, family: str) -> dict[str, dict[str, list[float]]]:
     """Plans one unseen layer for every seed and ring degree, two seeds at a time.
 
-    Homes are fitted to other layers at step 0; the layer judged is seen at step 2, and a plan that
-    moves 5 % of it is judged again at step 5.
+    Homes are fitted to other layers at steps 0 and 1; the layer judged is seen at step 2, and a
+    plan that moves 5 % of it is judged again at step 5.
 
     Args:
       config: which layers.
       family: of masks.
 
     Returns:
-      By ring degree (``R4``, ``R8``) and plan: mean ratio, worst ratio, mean parts of the query and
+      By degrees (``U2R4``, ``U1R8``) and plan: mean ratio, worst ratio, mean parts of the query and
       key blocks that leave their home, and over how many seeds.
     """
 
     def of_seed(seed: int) -> list[dict[str, Row]]:
         draw = {"seed": config.first + seed, "n": config.n, "heads": config.heads}
         judged, later = (family_mask(family, layer=0, step=step, **draw) for step in (2, 5))
-        others = [family_mask(family, layer=1 + one, **draw) for one in range(config.fitted)]
+        others = [
+            family_mask(family, layer=1 + one, step=step, **draw)
+            for one in range(config.fitted)
+            for step in (0, 1)
+        ]
         return [
             balance_of(
                 judged,
                 later,
-                fit_home(others, ring=ring, seed=seed),
-                ring=ring,
+                fit_home(others, ulysses=ulysses, ring=ring, seed=seed),
+                degrees=(ulysses, ring),
                 evaluations=config.evaluations,
                 seed=seed,
                 front=seed < config.fronts,
             )
-            for ring in RINGS
+            for ulysses, ring in DEGREES
         ]
 
+    seeds = config.drawn_seeds if family in DRAWN else config.seeds
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
-        found = list(pool.map(of_seed, range(config.seeds)))
+        found = list(pool.map(of_seed, range(seeds)))
     return {
-        f"R{ring}": mean_and_worst([one[number] for one in found])
-        for number, ring in enumerate(RINGS)
+        f"U{ulysses}R{ring}": mean_and_worst([one[number] for one in found])
+        for number, (ulysses, ring) in enumerate(DEGREES)
     }
 
 
@@ -108,27 +120,28 @@ def balance_of(
     later: Bool[np.ndarray, "heads q_blocks kv_blocks"],
     home: np.ndarray,
     *,
-    ring: int,
+    degrees: tuple[int, int],
     evaluations: int,
     seed: int,
     front: bool,
 ) -> dict[str, Row]:
-    """Plans one layer in every way, with one Ulysses group.
+    """Plans one layer in every way, its heads regrouped by ``refined``.
 
     Args:
       judged: the layer's mask.
       later: its mask some steps later.
       home: order fitted to other layers.
-      ring: R.
+      degrees: U and R.
       evaluations: of the refined plans of the bars.
       seed: of the refined plans.
-      front: also try other caps, and compute a lower bound.
+      front: also try other caps, and compute lower bounds.
 
     Returns:
       By plan: imbalance ratio, and the parts of the query and key blocks that leave their home.
     """
-    make = functools.partial(plan, judged, ulysses=1, ring=ring, seed=seed)
-    refined = functools.partial(make, evaluations=evaluations)
+    ulysses, ring = degrees
+    make = functools.partial(plan, judged, ulysses=ulysses, ring=ring, seed=seed)
+    refined = functools.partial(make, evaluations=evaluations, movement_weight=0)
     quick = functools.partial(make, evaluations=evaluations // 5)
     plans = {
         "none": make(blocks="none"),
@@ -155,8 +168,9 @@ def balance_of(
     near = plans[NEAR]
     found[LATER] = (imbalance_ratio(work_table(later, near)), near.q_moved, near.kv_moved)
     if front:
-        least = movement_bound(judged, plans[CONTIGUOUS], q_cap=0.2, kv_cap=0.25)
-        found[BOUND] = (least, 0.2, 0.25)
+        for cap in BOUNDED:
+            least = movement_bound(judged, plans[CONTIGUOUS], q_cap=cap, kv_cap=1.25 * cap)
+            found[f"lower bound, {cap:.0%} from contiguous"] = (least, cap, 1.25 * cap)
     return found
 
 
@@ -194,7 +208,7 @@ def clip_balance(
       seed: of the layers.
 
     Returns:
-      ``heads``: mean ratio of 8 groups by method; ``R4`` and ``R8``: as from ``family_balance``;
+      ``heads``: mean ratio of 8 groups by method; ``U2R4`` and ``U1R8`` as from ``family_balance``;
       the mean ``density``.
 
     Raises:
@@ -220,12 +234,17 @@ def clip_balance(
             for method in ("none", "snake", "greedy", "refined")
         },
     }
-    for ring in RINGS:
-        home = fit_home(others, ring=ring, seed=seed)
-        found[f"R{ring}"] = mean_and_worst(
+    for ulysses, ring in DEGREES:
+        home = fit_home(others, ulysses=ulysses, ring=ring, seed=seed)
+        found[f"U{ulysses}R{ring}"] = mean_and_worst(
             [
                 balance_of(
-                    *pair, home, ring=ring, evaluations=evaluations, seed=seed, front=number == 0
+                    *pair,
+                    home,
+                    degrees=(ulysses, ring),
+                    evaluations=evaluations,
+                    seed=seed,
+                    front=number == 0,
                 )
                 for number, pair in enumerate(judged)
             ]

@@ -4,7 +4,7 @@ import numpy as np
 
 from experiments.harness import Table
 from experiments.workloads.parallel_attention import Setting
-from experiments.workloads.planning_cost import LAYER_SECONDS, SHORT
+from experiments.workloads.planning_cost import HIDDEN, LAYER_SECONDS, SHORT
 from experiments.workloads.timed_layers import Layers, judge
 
 METHODS = ("none", "snake", "greedy", "refined")
@@ -65,10 +65,10 @@ def fronts_table(blocks: dict[str, dict], clips: dict[str, dict]) -> Table:
         for name, plans in of_size.items()
         for plan, row in plans.items()
     ] + [
-        (None, f"{name} {ring}", plan, *row)
+        (None, f"{name} {degrees}", plan, *row)
         for name, one in clips.items()
-        for ring in ("R4", "R8")
-        for plan, row in one[ring].items()
+        for degrees in ("U2R4", "U1R8")
+        for plan, row in one[degrees].items()
     ]
     return Table(
         "Imbalance ratio of block plans and what they move",
@@ -111,6 +111,7 @@ def planning_table(planning: dict, interval: float) -> Table:
     greedy, search = planning["greedy"], planning["search"]
     names = {
         "short": f"refined from contiguous, {SHORT} evaluations",
+        "hidden": f"refined from contiguous, {HIDDEN} evaluations",
         "long": f"refined from contiguous, {planning['long']} evaluations",
         "home": "fitting a home once, no plan after",
     }
@@ -120,6 +121,7 @@ def planning_table(planning: dict, interval: float) -> Table:
         (
             ("greedy, four pairs of degrees", 1e3 * greedy["plans"], greedy["ratio"], None),
             ("choosing among them", 1e3 * greedy["prediction"], None, None),
+            ("judging one plan on a mask", 1e3 * greedy["judging"], None, None),
             ("copy of the mask from a device", 1e3 * greedy["copy"], None, None),
             *(
                 (name, 1e3 * one["seconds"], one["ratio"], 1e3 * one["saved"])

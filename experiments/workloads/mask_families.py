@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, UInt8
 
 from jaxlab.blocksparse import gaussian_field_mask, radial_mask, sliding_tile_mask, svg_mask
 
@@ -20,6 +20,9 @@ FAMILIES = (
     "svg-orig",
     "svg-reord",
 )
+
+DRAWN = ("gen", "gen+text", "periodic")
+"""Families whose every block is drawn at random."""
 
 PERIOD = 8
 TEXT_BLOCKS = 6
@@ -80,10 +83,8 @@ def family_mask(
     grid, block, tiles = GEOMETRIES[n]
     of_seed = np.random.default_rng([zlib.crc32(family.encode()), seed])
     of_layer = np.random.default_rng([zlib.crc32(family.encode()), seed, layer])
-    if family in ("gen", "gen+text", "periodic"):
-        key = jax.random.fold_in(jax.random.key(seed), layer)
-        mask = gaussian_field_mask(key, heads=heads, grid=grid, block=block, step=step)
-        blocks = np.array(mask.blocks)
+    if family in DRAWN:
+        blocks = _drawn(seed, layer, step, n, heads)
         if family == "gen+text":
             blocks[:, -TEXT_BLOCKS:] = blocks[:, :, -TEXT_BLOCKS:] = True
         if family == "periodic":
@@ -103,6 +104,25 @@ def family_mask(
         return _svg(grid, block, "reordered", width)[None].repeat(heads, 0)
     kinds = of_layer.choice(["spatial", "temporal"], heads)
     return np.stack([_svg(grid, block, str(kind), width) for kind in kinds])
+
+
+def _drawn(
+    seed: int, layer: int, step: int, n: int, heads: int
+) -> Bool[np.ndarray, "heads blocks blocks"]:
+    size = -(-np.prod(GEOMETRIES[n].grid) // GEOMETRIES[n].block)
+    packed = _drawn_bits(seed, layer, step, n, heads)
+    return np.unpackbits(packed, count=heads * size * size).view(bool).reshape(heads, size, size)
+
+
+@functools.lru_cache(maxsize=256)
+def _drawn_bits(
+    seed: int, layer: int, step: int, n: int, heads: int
+) -> UInt8[np.ndarray, " bytes"]:
+    """Three families share these masks, which take long to draw."""
+    grid, block, _ = GEOMETRIES[n]
+    key = jax.random.fold_in(jax.random.key(seed), layer)
+    mask = gaussian_field_mask(key, heads=heads, grid=grid, block=block, step=step)
+    return np.packbits(np.asarray(mask.blocks))
 
 
 @functools.lru_cache(maxsize=32)

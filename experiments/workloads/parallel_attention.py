@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Bool, Float64
 
 from jaxlab.blocksparse import BlockMask, block_sparse_attention
-from jaxlab.dbsp import Links, Plan
+from jaxlab.dbsp import CostModel, Links, Plan
 from jaxlab.measure import time_ratio
 
 
@@ -92,6 +92,11 @@ class Setting:
     def links(self) -> Links:
         """All links alike."""
         return Links(self.bandwidth, self.latency, self.bandwidth, self.latency)
+
+    def model(self, block: int) -> CostModel:
+        """Predicts the time of a layer of this size in blocks of so many tokens."""
+        seconds = 4 * block**2 * self.dim / self.rate
+        return CostModel(seconds, 0.0, self.links, self.tensor_bytes)
 
     def links_for(self, attention_seconds: float, tensor_bytes: float | int) -> Links:
         """Links that weigh as much beside another layer's attention as these beside this one's.

@@ -21,8 +21,8 @@ from jaxlab.dbsp import (
 LAYER_SECONDS = 0.05
 """Attention of one layer without a plan, on eight devices."""
 
-SHORT = 5000
-"""Evaluations of the search that has to pay for itself."""
+SHORT, HIDDEN = 5000, 50_000
+"""Evaluations of the search that has to pay for itself, and of the one that hides in a layer."""
 
 MODEL_LAYERS, MODEL_STEPS = 40, 30
 """What one run of a model has, over which the fit of a home is spread."""
@@ -40,7 +40,8 @@ def greedy_cost(
 
     Returns:
       Seconds: ``plans``, their ``spread``, ``prediction``, and ``copy`` of the mask from a device
-      to the host; ``moved`` parts and ``ratio`` of the chosen plan.
+      to the host, ``judging`` one plan on the mask; ``moved`` parts and ``ratio`` of the chosen
+      plan.
     """
     greedy_plans(blocks, degrees=DEGREES)
     seconds, prediction = [], []
@@ -60,6 +61,7 @@ def greedy_cost(
         "spread": [min(seconds), max(seconds)],
         "prediction": np.median(prediction),
         "copy": _median(lambda: np.array(on_device)),
+        "judging": _median(lambda: work_table(blocks, chosen)),
         "moved": [chosen.q_moved, chosen.kv_moved],
         "ratio": imbalance_ratio(work[degrees]),
     }
@@ -105,6 +107,7 @@ def search_cost(
     saved = MODEL_LAYERS * MODEL_STEPS * LAYER_SECONDS * (1 - ratio / before)
     return {
         "short": dict(searched(SHORT)),
+        "hidden": dict(searched(HIDDEN)),
         "long": dict(searched(evaluations)),
         "home": {"seconds": seconds, "ratio": ratio, "saved": saved},
     }

@@ -60,17 +60,19 @@ def plans_of(blocks: np.ndarray, others: list[np.ndarray], evaluations: int) -> 
       evaluations: of the refined plans.
     """
     plans = {}
+    home = fit_home(others, ring=8)  # one order of tokens for all layers, whatever their degrees
     for ulysses, ring in DEGREES:
         degrees = {"ulysses": ulysses, "ring": ring}
         name = f"U{ulysses}R{ring}"
         plans[f"none {name}"] = plan(blocks, **degrees, heads="none", blocks="none")
         plans[f"db-SP {name}"] = plan(blocks, **degrees, heads="greedy", blocks="greedy")
-        home = fit_home(others, **degrees) if ring > 1 else "contiguous"
+        plans[f"striped {name}"] = plan(
+            blocks, **degrees, heads="greedy", blocks="none", home="striped"
+        )
         plans[f"refined {name}"] = plan(
             blocks, **degrees, home=home, q_cap=0.05, kv_cap=0.05, evaluations=evaluations
         )
     plans["snake U8R1"] = plan(blocks, ulysses=8, ring=1, heads="snake", blocks="none")
-    plans["striped U1R8"] = plan(blocks, ulysses=1, ring=8, blocks="none", home="striped")
     return plans
 
 
@@ -163,7 +165,7 @@ def judge(layers: Layers, rows: Sequence[dict], setting: Setting) -> Judged:
     ]
     model = CostModel.fit(points, tensor_bytes=tensor_bytes, links=links)
     chosen, least, fixed = {}, {}, {}
-    for kind in ("none", "db-SP", "refined"):
+    for kind in ("none", "db-SP", "striped", "refined"):
         names = {degrees: f"{kind} U{degrees[0]}R{degrees[1]}" for degrees in DEGREES}
         every = np.array([seconds[name][held_out] for name in names.values()])
         least[kind], fixed[kind] = every.min(0), every[every.sum(1).argmin()]

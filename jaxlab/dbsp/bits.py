@@ -36,6 +36,10 @@ class Bits:
     rows: Int64[np.ndarray, "heads q_blocks"]
     columns: Int64[np.ndarray, " kv_blocks"]
 
+    def of_heads(self, members: Bool[np.ndarray, " heads"]) -> "Bits":
+        """Some heads alone; ``columns`` stays that of all."""
+        return Bits(self.words[members], self.rows[members], self.columns)
+
 
 def pack(blocks: Bool[np.ndarray, "heads q_blocks kv_blocks"]) -> Bits:
     """Packs a mask and counts its rows and columns, on all cores."""

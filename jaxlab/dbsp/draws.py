@@ -1,5 +1,7 @@
 """Draws and the cooling of simulated annealing, compiled by numba: imported only where it runs.
 
+The searches are written in loops over numbers: whole-array expressions take seconds to compile.
+
 The generator is written out so that a seed gives the same plan whatever numba's own generator does.
 """
 
@@ -10,9 +12,10 @@ import numpy as np
 
 HOTTEST, COLDEST = 1e-2, 2e-5
 STAGES = 256
+COOLING = (COLDEST / HOTTEST) ** (1 / STAGES)
 
 
-@numba.njit(cache=True, inline="always")
+@numba.njit(cache=True)
 @typing.no_type_check
 def next_draw(state):
     """A step of xorshift64*: the same numbers on every machine."""
@@ -24,7 +27,7 @@ def next_draw(state):
     return (x * np.uint64(2685821657736338717)) >> np.uint64(32)
 
 
-@numba.njit(cache=True, inline="always")
+@numba.njit(cache=True)
 @typing.no_type_check
 def below(state, bound):
     """A number in [0, bound)."""
@@ -50,3 +53,21 @@ def patience_table():
     for i in range(1024):
         draws[i] = -np.log((i + 0.5) / 1024)
     return draws
+
+
+@numba.njit(cache=True)
+@typing.no_type_check
+def copy_into(target, source):
+    """Copies one row of numbers: much quicker to compile than an assignment of slices."""
+    for i in range(source.size):
+        target[i] = source[i]
+
+
+@numba.njit(cache=True)
+@typing.no_type_check
+def dot(one, other):
+    """The sum of products of two rows of numbers."""
+    total = 0.0
+    for i in range(one.size):
+        total += one[i] * other[i]
+    return total

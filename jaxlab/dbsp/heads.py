@@ -46,7 +46,8 @@ def head_groups(
 
     Args:
       weights: int ``[heads]``, active blocks of every head, not negative. A jax array (traceable)
-        is split by ``"greedy"`` only, with loads that must fit its dtype.
+        is split by ``"greedy"`` only, with loads that must fit its dtype, or int32 if that is
+        wider.
       groups: number of groups; divides ``heads``.
       method: how.
       seed: decides the draws of ``"refined"``.
@@ -150,6 +151,8 @@ def _traced_greedy(
     weights: Int[Array, " heads"], groups: int
 ) -> Int32[Array, "groups heads_per_group"]:
     room = weights.size // groups
+    if weights.dtype.itemsize < 4:
+        weights = weights.astype(jnp.int32)
     full = jnp.iinfo(weights.dtype).max
 
     def join(

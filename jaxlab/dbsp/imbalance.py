@@ -6,11 +6,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Int64
 
+from jaxlab.blocksparse import BlockMask
+from jaxlab.dbsp.blocks import shards_of
+from jaxlab.dbsp.home import live
 from jaxlab.dbsp.plan import Plan
 
 
 def work_table(
-    blocks: Bool[Array, "*batch heads q_blocks kv_blocks"]
+    blocks: BlockMask
+    | Bool[Array, "*batch heads q_blocks kv_blocks"]
     | Bool[np.ndarray, "*batch heads q_blocks kv_blocks"],
     plan: Plan,
 ) -> Int64[np.ndarray, "ulysses ring ring"]:
@@ -21,7 +25,8 @@ def work_table(
     ring shard ``j``.
 
     Args:
-      blocks: bool ``[*batch, heads, q_blocks, kv_blocks]`` in original order; a batch adds up.
+      blocks: a BlockMask (causal blocks that attend to nothing count as inactive) or bool
+        ``[*batch, heads, q_blocks, kv_blocks]`` in original order; a batch adds up.
       plan: where heads and blocks go. It may have more heads and blocks than the mask: padding,
         which holds no work.
 
@@ -44,30 +49,30 @@ def work_table(
              [[0, 0],
               [0, 1]]])
     """
-    blocks = np.asarray(blocks)
-    if blocks.ndim < 3 or blocks.dtype != np.bool_:
-        raise ValueError(
-            "work_table: blocks must be a boolean array [*batch, heads, q_blocks, kv_blocks], got "
-            f"{blocks.dtype} {blocks.shape}."
-        )
-    heads, q_blocks, kv_blocks = blocks.shape[-3:]
+    from jaxlab.dbsp.bits import pack, tables
+
+    found = live("work_table", blocks if isinstance(blocks, BlockMask) else np.asarray(blocks))
+    heads, q_blocks, kv_blocks = found.shape[-3:]
     padded = (plan.q_order.shape[1], plan.kv_order.shape[1])
     if heads > plan.head_perm.size or q_blocks > padded[0] or kv_blocks > padded[1]:
         raise ValueError(
             f"work_table: blocks has {heads} heads and {q_blocks}x{kv_blocks} blocks, the plan is "
             f"for up to {plan.head_perm.size} heads and {padded[0]}x{padded[1]} blocks."
         )
-    if blocks.ndim > 3:
-        blocks = blocks.reshape(-1, heads, q_blocks, kv_blocks).sum(0, dtype=np.int32)
+    plan.validate(found)
+    bits = pack(found.reshape(-1, q_blocks, kv_blocks))
+    group_of = np.argsort(plan.head_perm) // (plan.head_perm.size // plan.ulysses)
+    group_of = np.resize(group_of[:heads], len(bits.rows))
     table = np.zeros((plan.ulysses, plan.ring, plan.ring), np.int64)
-    for group, members in enumerate(plan.head_perm.reshape(plan.ulysses, -1)):
-        work = blocks[members[members < heads]].sum(0, dtype=np.int64)
-        work = np.pad(
-            work, [(0, full - size) for full, size in zip(padded, work.shape, strict=True)]
+    for group, (q_order, kv_order) in enumerate(zip(plan.q_order, plan.kv_order, strict=True)):
+        members = group_of == group
+        placed = (
+            np.zeros(members.sum(), np.int64),
+            shards_of(q_order, plan.ring)[:q_blocks],
+            shards_of(kv_order, plan.ring)[:kv_blocks],
         )
-        placed = work[np.ix_(plan.q_order[group], plan.kv_order[group])]
-        shards = placed.reshape(plan.ring, -1, plan.ring, placed.shape[1] // plan.ring)
-        table[group] = shards.sum((1, 3))
+        if members.any():
+            table[group] = tables(bits.of_heads(members), [placed], [(1, plan.ring)])[0][0]
     return table
 
 

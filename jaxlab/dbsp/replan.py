@@ -9,14 +9,15 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Bool, Float64, Int, Int64
 
-from jaxlab.dbsp.heads import head_groups
+from jaxlab.blocksparse import BlockMask
+from jaxlab.dbsp.heads import expand_kv_groups, head_groups
 from jaxlab.dbsp.imbalance import imbalance_ratio, work_table
 from jaxlab.dbsp.plan import Plan
 from jaxlab.dbsp.planner import plan
 
 type LayerPlanner = Callable[[Bool[np.ndarray, "*batch heads q_blocks kv_blocks"]], Plan]
 type HeadPlanner = Callable[[Int64[np.ndarray, " heads"], int], Int64[np.ndarray, "groups room"]]
-type Seen = Bool[np.ndarray, "..."] | Int[np.ndarray, "..."]
+type Seen = BlockMask | Bool[np.ndarray, "..."] | Int[np.ndarray, "..."]
 
 
 @typing.no_type_check
@@ -61,6 +62,7 @@ class ReplanPolicy:
         decides for every layer by itself.
       planner: makes the plan of one layer from its mask; None is ``plan``, from the initial home.
       head_planner: regroups heads when only their counts are known: block orders then stay.
+      sharing: query heads that share a key head; they stay together, in order.
 
     Raises:
       ValueError: a number out of range.
@@ -82,6 +84,7 @@ class ReplanPolicy:
     scope: Literal["model", "layer"] = "model"
     planner: LayerPlanner | None = None
     head_planner: HeadPlanner = head_groups
+    sharing: int = 1
 
     def __post_init__(self) -> None:
         _check(self)
@@ -102,8 +105,9 @@ class ReplanPolicy:
 
         Args:
           state: from ``init`` or the update before.
-          seen: bool masks ``[layers, *batch, heads, q_blocks, kv_blocks]`` in original order, or
-            int counts of active blocks ``[layers, heads]``; no leading axis if ``layers`` is None.
+          seen: bool masks ``[layers, *batch, heads, q_blocks, kv_blocks]`` in original order, an
+            array or the blocks of a BlockMask, or int counts of active blocks ``[layers, heads]``;
+            no leading axis if ``layers`` is None.
 
         Returns:
           The next state; the plan to use from now on, a tuple over the layers unless ``layers`` is
@@ -142,6 +146,7 @@ class DriftPolicy:
       scope: as in ``ReplanPolicy``.
       planner: as in ``ReplanPolicy``.
       head_planner: as in ``ReplanPolicy``.
+      sharing: as in ``ReplanPolicy``.
 
     Raises:
       ValueError: a number out of range.
@@ -157,6 +162,7 @@ class DriftPolicy:
     scope: Literal["model", "layer"] = "layer"
     planner: LayerPlanner | None = None
     head_planner: HeadPlanner = head_groups
+    sharing: int = 1
 
     def __post_init__(self) -> None:
         _check(self)
@@ -261,6 +267,11 @@ def _check(policy: ReplanPolicy | DriftPolicy) -> None:
         raise ValueError(f"{name}: layers={policy.layers} must be positive, or None for one layer.")
     if policy.scope not in ("model", "layer"):
         raise ValueError(f"{name}: scope={policy.scope!r} must be 'model' or 'layer'.")
+    if policy.sharing < 1 or policy.initial.head_perm.size % policy.sharing:
+        raise ValueError(
+            f"{name}: sharing={policy.sharing} must divide the plan's "
+            f"{policy.initial.head_perm.size} heads."
+        )
 
 
 def _start(policy: ReplanPolicy | DriftPolicy) -> ReplanState:
@@ -270,9 +281,9 @@ def _start(policy: ReplanPolicy | DriftPolicy) -> ReplanState:
     )
 
 
-def _layered(policy: ReplanPolicy | DriftPolicy, seen: np.ndarray) -> list[np.ndarray]:
+def _layered(policy: ReplanPolicy | DriftPolicy, seen: Seen) -> list[np.ndarray]:
     """One mask, or one vector of counts for all heads of the plan, for every layer."""
-    seen = np.asarray(seen)
+    seen = np.asarray(seen.live_blocks() if isinstance(seen, BlockMask) else seen)
     layered = seen if policy.layers is not None else seen[None]
     heads = policy.initial.head_perm.size
     if layered.shape[:1] != (policy.layers or 1,):
@@ -307,11 +318,16 @@ def _pooled(policy: ReplanPolicy | DriftPolicy, values: np.ndarray) -> np.ndarra
 
 def _plan(policy: ReplanPolicy | DriftPolicy, mask: np.ndarray, current: Plan) -> Plan:
     if mask.ndim == 1:
-        groups = policy.head_planner(mask, current.ulysses)
-        return dataclasses.replace(current, head_perm=groups.reshape(-1))
+        groups = policy.head_planner(mask.reshape(-1, policy.sharing).sum(1), current.ulysses)
+        return dataclasses.replace(current, head_perm=expand_kv_groups(groups, policy.sharing))
     if policy.planner is None:
-        home = (current.q_home, current.kv_home)
-        return plan(mask, ulysses=current.ulysses, ring=current.ring, home=home)
+        return plan(
+            mask,
+            ulysses=current.ulysses,
+            ring=current.ring,
+            home=(current.q_home, current.kv_home),
+            kv_heads=mask.shape[-3] // policy.sharing,
+        )
     return policy.planner(mask)
 
 

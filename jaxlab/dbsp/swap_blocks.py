@@ -4,7 +4,7 @@ Shards have equal size for good, so a placement changes by swapping two blocks o
 The work table is kept by diagonals, ``D[s, i] = T[i, (i + s) mod R]``: one row is one ring step. A
 swap of query blocks changes two rows of ``T`` and a swap of key blocks two columns; either way
 exactly two entries of every diagonal, so that with the three largest entries of every diagonal at
-hand a swap is judged in O(R). Accepting one costs O(blocks).
+hand a swap is judged in O(R). Accepting one costs O(blocks), on rows that lie in one piece.
 """
 
 import typing
@@ -12,17 +12,28 @@ import typing
 import numba
 import numpy as np
 
-from jaxlab.dbsp.draws import COLDEST, HOTTEST, STAGES, below, next_draw, patience_table, seeded
+from jaxlab.dbsp.draws import (
+    COOLING,
+    HOTTEST,
+    STAGES,
+    below,
+    copy_into,
+    next_draw,
+    patience_table,
+    seeded,
+)
 
-SPREAD = 1.0
+SPREAD, LAST_SPREAD = 3.0, 0.03
+"""How much the deviation of a step's tiles counts beside their maximum, at first and at last: it
+says which way to go where no swap changes a maximum, and must not decide in the end."""
 
 
 @numba.njit(cache=True)
 @typing.no_type_check
 def _rank(diagonal, largest, where):
     """The three largest entries of one diagonal and where the first two stand."""
-    largest[:] = -1.0
-    where[:] = -1
+    largest[0] = largest[1] = largest[2] = -1
+    where[0] = where[1] = -1
     for i in range(diagonal.size):
         value = diagonal[i]
         if value > largest[0]:
@@ -38,16 +49,16 @@ def _rank(diagonal, largest, where):
 @numba.njit(cache=True)
 @typing.no_type_check
 def _contributions(work, shard, ring):
-    """``[blocks, ring]``: work of every row of ``work`` with every shard of columns."""
+    """``[ring, blocks]``: work of every row of ``work`` with every shard of columns."""
     rows, columns = work.shape
-    out = np.zeros((rows, ring))
+    out = np.zeros((ring, rows), np.int32)
     for i in range(rows):
         for j in range(columns):
-            out[i, shard[j]] += work[i, j]
+            out[shard[j], i] += work[i, j]
     return out
 
 
-@numba.njit(cache=True, nogil=True)
+@numba.njit(cache=True, nogil=True, error_model="numpy")
 @typing.no_type_check
 def swap_blocks(
     q_work,
@@ -68,7 +79,7 @@ def swap_blocks(
     ``q_work`` is the group's work ``[q_blocks, kv_blocks]``, ``kv_work`` its transpose, the shards
     give the start, the homes count what has moved; the caps bound that, in blocks, and must hold at
     the start. Energy: critical path over perfect time, plus ``movement`` times the moved fractions,
-    plus the spread of every step, which is annealed away with the temperature.
+    plus the spread of every step, which fades as the temperature falls.
     """
     state = seeded(seed)
     patience = patience_table()
@@ -76,6 +87,7 @@ def swap_blocks(
     caps = (q_cap, kv_cap)
     shards = (q_shard, kv_shard)
     homes = (q_home, kv_home)
+    works = (q_work, kv_work)
     gains = (_contributions(q_work, kv_shard, ring), _contributions(kv_work, q_shard, ring))
     members = (
         np.empty((ring, sizes[0] // ring), np.int64),
@@ -97,34 +109,40 @@ def swap_blocks(
                 away_slot[side][block] = moved[side]
                 moved[side] += 1
 
-    table = np.zeros((ring, ring))
+    table = np.zeros((ring, ring), np.int64)
     for block in range(sizes[0]):
         for j in range(ring):
-            table[(j - q_shard[block]) % ring, q_shard[block]] += gains[0][block, j]
-    total = table.sum()
+            table[(j - q_shard[block]) % ring, q_shard[block]] += gains[0][j, block]
+    total = 0
+    for s in range(ring):
+        for i in range(ring):
+            total += table[s, i]
     best_q, best_kv = q_shard.copy(), kv_shard.copy()
-    if total == 0.0 or ring == 1:
+    if total == 0 or ring == 1:
         return 1.0
     perfect = total / ring
-    sums = np.zeros(ring)
+    sums = np.zeros(ring, np.int64)
     squares = np.zeros(ring)
-    largest = np.empty((ring, 3))
+    change_a, change_b = np.zeros(ring, np.int64), np.zeros(ring, np.int64)
+    largest = np.empty((ring, 3), np.int64)
     where = np.empty((ring, 2), np.int64)
-    critical, spread = 0.0, 0.0
+    critical, spread = 0, 0.0
     for s in range(ring):
-        sums[s] = table[s].sum()
-        squares[s] = (table[s] ** 2).sum()
+        for i in range(ring):
+            sums[s] += table[s, i]
+            squares[s] += float(table[s, i]) ** 2
         _rank(table[s], largest[s], where[s])
         critical += largest[s, 0]
         spread += np.sqrt(max(squares[s] / ring - (sums[s] / ring) ** 2, 0.0))
     price = np.array([movement / sizes[0], movement / sizes[1]])
     best = critical / perfect + price[0] * moved[0] + price[1] * moved[1]
-    temperature = HOTTEST
-    cooling = (COLDEST / HOTTEST) ** (1.0 / STAGES)
+    temperature, weight = HOTTEST, SPREAD
+    fading = (LAST_SPREAD / SPREAD) ** (1.0 / STAGES)
     stage = max(evaluations // STAGES, 1)
     for evaluation in range(evaluations):
         if evaluation % stage == stage - 1:
-            temperature *= cooling
+            temperature *= COOLING
+            weight *= fading
         draw = next_draw(state)
         side = np.int64(draw & np.uint64(1))
         # a swap moves two blocks at most: where that is too many, one that is away takes part and
@@ -164,23 +182,21 @@ def swap_blocks(
         )
 
         gain = gains[side]
-        new_critical, new_spread = 0.0, 0.0
+        new_critical, new_spread = 0, 0.0
         for s in range(ring):
             if side == 0:
                 ia, ib = a, b
-                ja = a + s
-                jb = b + s
-                ja = ja - ring if ja >= ring else ja
-                jb = jb - ring if jb >= ring else jb
+                ja = a + s - ring * np.int64(a + s >= ring)
+                jb = b + s - ring * np.int64(b + s >= ring)
             else:
-                ia = a - s
-                ib = b - s
-                ia = ia + ring if ia < 0 else ia
-                ib = ib + ring if ib < 0 else ib
+                ia = a - s + ring * np.int64(a < s)
+                ib = b - s + ring * np.int64(b < s)
                 ja, jb = ia, ib
+            more_a = np.int64(gain[ja, second]) - np.int64(gain[ja, first])
+            more_b = np.int64(gain[jb, first]) - np.int64(gain[jb, second])
+            change_a[s], change_b[s] = more_a, more_b
             old_a, old_b = table[s, ia], table[s, ib]
-            new_a = old_a + gain[second, ja] - gain[first, ja]
-            new_b = old_b + gain[first, jb] - gain[second, jb]
+            new_a, new_b = old_a + more_a, old_b + more_b
             if where[s, 0] != ia and where[s, 0] != ib:
                 top = largest[s, 0]
             elif where[s, 1] != ia and where[s, 1] != ib:
@@ -188,31 +204,30 @@ def swap_blocks(
             else:
                 top = largest[s, 2]
             new_critical += max(top, max(new_a, new_b))
-            mean = (sums[s] + (new_a - old_a) + (new_b - old_b)) / ring
-            square = squares[s] + new_a * new_a + new_b * new_b - old_a * old_a - old_b * old_b
+            mean = (sums[s] + more_a + more_b) / ring
+            square = squares[s] + more_a * float(new_a + old_a) + more_b * float(new_b + old_b)
             new_spread += np.sqrt(max(square / ring - mean * mean, 0.0))
-        cost = (new_critical - critical + SPREAD * (new_spread - spread)) / perfect
+        cost = (new_critical - critical + weight * (new_spread - spread)) / perfect
         cost += more * price[side]
         if cost >= temperature * patience[below(state, 1024)]:
             continue
 
         for s in range(ring):
             ia, ib = (a, b) if side == 0 else ((a - s) % ring, (b - s) % ring)
-            ja, jb = ((a + s) % ring, (b + s) % ring) if side == 0 else (ia, ib)
-            old_a, old_b = table[s, ia], table[s, ib]
-            new_a = old_a + gain[second, ja] - gain[first, ja]
-            new_b = old_b + gain[first, jb] - gain[second, jb]
-            table[s, ia], table[s, ib] = new_a, new_b
-            sums[s] += (new_a - old_a) + (new_b - old_b)
-            squares[s] += new_a * new_a + new_b * new_b - old_a * old_a - old_b * old_b
+            more_a, more_b = change_a[s], change_b[s]
+            squares[s] += more_a * float(2 * table[s, ia] + more_a)
+            squares[s] += more_b * float(2 * table[s, ib] + more_b)
+            sums[s] += more_a + more_b
+            table[s, ia] += more_a
+            table[s, ib] += more_b
             _rank(table[s], largest[s], where[s])
         critical, spread = new_critical, new_spread
-        other = gains[1 - side]
-        work = q_work if side == 0 else kv_work
+        gaining, losing = gains[1 - side][a], gains[1 - side][b]
+        arriving, leaving = works[side][second], works[side][first]
         for block in range(sizes[1 - side]):
-            change = work[second, block] - work[first, block]
-            other[block, a] += change
-            other[block, b] -= change
+            change = arriving[block] - leaving[block]
+            gaining[block] += change
+            losing[block] -= change
         shards[side][first], shards[side][second] = b, a
         slot_a, slot_b = slots[side][first], slots[side][second]
         members[side][a, slot_a], members[side][b, slot_b] = second, first
@@ -234,8 +249,8 @@ def swap_blocks(
         energy = critical / perfect + price[0] * moved[0] + price[1] * moved[1]
         if energy < best - 1e-12:
             best = energy
-            best_q[:] = q_shard
-            best_kv[:] = kv_shard
-    q_shard[:] = best_q
-    kv_shard[:] = best_kv
+            copy_into(best_q, q_shard)
+            copy_into(best_kv, kv_shard)
+    copy_into(q_shard, best_q)
+    copy_into(kv_shard, best_kv)
     return best

@@ -5,12 +5,21 @@ import typing
 import numba
 import numpy as np
 
-from jaxlab.dbsp.draws import COLDEST, HOTTEST, STAGES, below, next_draw, patience_table, seeded
+from jaxlab.dbsp.draws import (
+    COOLING,
+    HOTTEST,
+    STAGES,
+    below,
+    copy_into,
+    next_draw,
+    patience_table,
+    seeded,
+)
 
 SPREAD = 1.0
 
 
-@numba.njit(cache=True, inline="always")
+@numba.njit(cache=True)
 @typing.no_type_check
 def _group_critical(table):
     ring = table.shape[0]
@@ -18,8 +27,7 @@ def _group_critical(table):
     for s in range(ring):
         top = 0.0
         for i in range(ring):
-            value = table[i, (i + s) % ring]
-            top = max(top, value)
+            top = max(top, table[i, (i + s) % ring])
         total += top
     return total
 
@@ -42,29 +50,43 @@ def swap_heads(work, groups, trials, seed):
     critical = np.zeros(count)
     head_loads = np.zeros(groups.size)
     for head in range(groups.size):
-        head_loads[head] = work[head].sum()
+        for i in range(ring):
+            for j in range(ring):
+                head_loads[head] += work[head, i, j]
+    total = 0.0
     for group in range(count):
-        for head in groups[group]:
-            tables[group] += work[head]
-        loads[group] = tables[group].sum()
+        for slot in range(room):
+            head = groups[group, slot]
+            loads[group] += head_loads[head]
+            for i in range(ring):
+                for j in range(ring):
+                    tables[group, i, j] += work[head, i, j]
         critical[group] = _group_critical(tables[group])
-    mean = loads.sum() / count
+        total += loads[group]
+    mean = total / count
     perfect = mean / ring
     floor = np.ceil(mean)
     one = np.empty((ring, ring))
     two = np.empty((ring, ring))
-    spread = np.sqrt(((loads - mean) ** 2).sum() / count)
-    value = loads.max() / mean + (critical.max() / perfect if ring > 1 else 0.0)
-    best, best_groups = value, groups.copy()
+    spread, heaviest, slowest = 0.0, 0, 0.0
+    for group in range(count):
+        spread += (loads[group] - mean) ** 2
+        slowest = max(slowest, critical[group])
+        if loads[group] > loads[heaviest]:
+            heaviest = group
+    spread = np.sqrt(spread / count)
+    value = loads[heaviest] / mean + (slowest / perfect if ring > 1 else 0.0)
+    best, best_groups = value, np.empty_like(groups)
+    for group in range(count):
+        copy_into(best_groups[group], groups[group])
     temperature = HOTTEST
-    cooling = (COLDEST / HOTTEST) ** (1.0 / STAGES)
     stage = max(trials // STAGES, 1)
     for trial in range(trials):
-        if ring == 1 and loads.max() <= floor:
+        if ring == 1 and loads[heaviest] <= floor:
             break
         if trial % stage == stage - 1:
-            temperature *= cooling
-        a = np.argmax(loads) if next_draw(state) & np.uint64(1) else below(state, count)
+            temperature *= COOLING
+        a = heaviest if next_draw(state) & np.uint64(1) else below(state, count)
         b = below(state, count)
         if a == b:
             continue
@@ -90,7 +112,7 @@ def swap_heads(work, groups, trials, seed):
             critical_a, critical_b = _group_critical(one), _group_critical(two)
             slowest = max(critical_a, critical_b)
             for group in range(count):
-                if group not in (a, b):
+                if group != a and group != b:
                     slowest = max(slowest, critical[group])
             new_value += slowest / perfect
         cost = new_value - value + SPREAD * (new_spread - spread) / mean
@@ -99,10 +121,17 @@ def swap_heads(work, groups, trials, seed):
         groups[a, slot_a], groups[b, slot_b] = second, first
         loads[a], loads[b] = new_a, new_b
         critical[a], critical[b] = critical_a, critical_b
-        if ring > 1:
-            tables[a], tables[b] = one, two
+        heaviest = 0
+        for group in range(count):
+            if loads[group] > loads[heaviest]:
+                heaviest = group
+        for i in range(ring):
+            copy_into(tables[a, i], one[i])
+            copy_into(tables[b, i], two[i])
         value, spread = new_value, new_spread
         if value < best - 1e-12:
             best = value
-            best_groups[:] = groups
-    groups[:] = best_groups
+            for group in range(count):
+                copy_into(best_groups[group], groups[group])
+    for group in range(count):
+        copy_into(groups[group], best_groups[group])

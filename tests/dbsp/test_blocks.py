@@ -132,15 +132,17 @@ def test_refined_beats_greedy_with_less_movement(family):
 
 
 @pytest.mark.parametrize("shape", [(6, 64, 64), (2, 5, 37, 70), (3, 600, 9)])
-@pytest.mark.parametrize("home", ["contiguous", "striped"])
-def test_plans_of_all_degrees_are_the_plans_of_each(shape, home):
+@pytest.mark.parametrize(("home", "reward"), [("contiguous", 2), ("striped", 0), ("striped", 10)])
+def test_plans_of_all_degrees_are_the_plans_of_each(shape, home, reward):
     rng = np.random.default_rng(sum(shape))
     mask = rng.random(shape) < rng.random((*shape[:-2], 1, 1))
     degrees = [(4, 1), (2, 2), (1, 4), (1, 5)]
-    for (ulysses, ring), (placed, work) in greedy_plans(mask, degrees=degrees, home=home).items():
-        alone = plan(mask, ulysses=ulysses, ring=ring, heads="greedy", blocks="greedy", home=home)
+    options = {"home": home, "home_reward": reward}
+    blocks = mask.reshape(-1, *shape[-3:]).sum(0)
+    for (ulysses, ring), (placed, work) in greedy_plans(mask, degrees=degrees, **options).items():
+        alone = plan(mask, ulysses=ulysses, ring=ring, heads="greedy", blocks="greedy", **options)
         assert placed == alone
-        np.testing.assert_array_equal(work, work_table(mask, placed))
+        np.testing.assert_array_equal(work, balance.work_by_block(blocks, placed))
 
 
 def test_causal_blocks_that_attend_to_nothing_are_no_work():

@@ -16,7 +16,7 @@ def ratio(mask, home, **arguments):
 @pytest.mark.parametrize("family", ["gen", "periodic", "svg-reord", "radial-var"])
 def test_a_fitted_home_carries_to_layers_it_has_not_seen(family):
     seen = [family_mask(family, seed=5, layer=layer, n=64, heads=16) for layer in range(4)]
-    order = fit_home(seen, ring=4, evaluations=100_000)
+    order = fit_home(seen, ring=4, evaluations=400_000)
     unseen = family_mask(family, seed=5, layer=9, step=2, n=64, heads=16)
     fitted = ratio(unseen, order)
     assert fitted < ratio(unseen, "contiguous")

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from experiments.workloads.sparge_trace import sparge_trace
+from jaxlab.blocksparse import BlockMask
 from jaxlab.dbsp import (
     DriftPolicy,
     Plan,
@@ -256,3 +257,34 @@ def test_bad_input_is_named(call, message):
 def _update(seen, layers=None):
     policy = ReplanPolicy(HOME, layers=layers)
     return policy.update(policy.init(), seen)
+
+
+def test_heads_that_share_a_key_head_stay_together():
+    home = Plan.contiguous(heads=8, q_blocks=4, kv_blocks=4, ulysses=2, ring=1)
+    counts = np.array([4, 4, 9, 9, 1, 1, 2, 2])
+    policy = ReplanPolicy(home, threshold=1.0, sharing=2)
+    _, of_counts, replanned = policy.update(policy.init(), counts)
+    assert replanned
+    rng = np.random.default_rng(0)
+    masks = (
+        rng.random((8, 4, 4)) < np.array([0.9, 0.9, 0.8, 0.8, 0.1, 0.1, 0.2, 0.2])[:, None, None]
+    )
+    _, of_masks, replanned = policy.update(policy.init(), masks)
+    assert replanned
+    for placed in (of_counts, of_masks):
+        pairs = placed.head_perm.reshape(-1, 2)
+        np.testing.assert_array_equal(pairs[:, 0] % 2, 0)
+        np.testing.assert_array_equal(pairs[:, 1], pairs[:, 0] + 1)
+    with pytest.raises(ValueError, match="sharing=3 must divide"):
+        ReplanPolicy(home, sharing=3)
+
+
+def test_a_block_mask_is_judged_by_the_blocks_that_are_computed():
+    """Of full causal masks only the lower half is work: 3 and 7 of 10 blocks, not 8 and 8."""
+    home = Plan.contiguous(heads=1, q_blocks=4, kv_blocks=4, ulysses=1, ring=2)
+    mask = BlockMask(np.ones((1, 4, 4), bool), 16, 16, 64, 64, causal=True)
+    lower = np.tri(4, dtype=bool)[None]
+    np.testing.assert_array_equal(work_table(mask, home), work_table(lower, home))
+    policy = ReplanPolicy(home, threshold=1.2, planner=lambda blocks: home)
+    state, *_ = policy.update(policy.init(), mask)
+    assert state.fresh[0] == imbalance_ratio(work_table(lower, home)) == 1.4

@@ -9,7 +9,7 @@ from experiments import dbsp
 from experiments.harness import Missing
 from experiments.workloads import timed_layers
 from experiments.workloads.block_balance import (
-    BOUND,
+    BOUNDED,
     CONTIGUOUS,
     LATER,
     NEAR,
@@ -22,10 +22,11 @@ from experiments.workloads.timed_layers import DEGREES, Judged, Layers, judge, r
 from jaxlab.dbsp import CostModel, Links, Plan
 
 SMOKE = dbsp.PRESETS["smoke"]
+KINDS = ("none", "db-SP", "striped", "refined")
 
 
 def judged(**seconds):
-    names = {f"{kind} U{u}R{r}": kind for kind in ("none", "db-SP", "refined") for u, r in DEGREES}
+    names = {f"{kind} U{u}R{r}": kind for kind in KINDS for u, r in DEGREES}
     links = Links(1.0, 0.0, 1.0, 0.0)
     held = {kind: np.array(times)[1:] for kind, times in seconds.items()}
     return Judged(
@@ -41,15 +42,42 @@ def judged(**seconds):
 def test_speedups_are_of_held_out_uneven_layers():
     layers = [{"plans": {"none U8R1": {"ratio": ratio}}} for ratio in (1.5, 1.4, 1.0)]
     times = judged(
-        **{"none": [9.0, 6.0, 8.0], "db-SP": [1.0, 4.0, 1.0], "refined": [1.0, 2.0, 0.5]}
+        **{
+            "none": [9.0, 6.0, 8.0],
+            "db-SP": [1.0, 4.0, 1.0],
+            "striped": [1.0, 3.0, 1.0],
+            "refined": [1.0, 2.0, 0.5],
+        }
     )
-    found = dbsp.speedups(layers, times)
+    found = {name: one.value for name, one in dbsp.speedups(layers, times).items()}
     assert found["attention-speedup"] == pytest.approx(1.5)
     assert found["attention-speedup-best"] == pytest.approx(1.65)
     assert found["attention-speedup-refined"] == pytest.approx(2)
-    assert found["end-to-end"] == pytest.approx(1 / (0.5 + 0.5 / 1.5))
+    assert found["attention-speedup-striped"] == pytest.approx(1.6)
+    assert list(found["end-to-end"].values()) == pytest.approx(
+        [1 / (0.5 + 0.5 / 1.5), 1 / (0.3 + 0.7 / 1.5)]
+    )
     assert found["degrees-regret"] == pytest.approx(0.01)
     assert found["degrees-gain"] == pytest.approx(0.1)
+    for layer in layers:
+        layer["plans"]["none U8R1"]["ratio"] = 1.1
+    even = dbsp.speedups(layers, times)
+    assert isinstance(even["attention-speedup"], Missing)
+    assert even["degrees-gain"].value == pytest.approx(0.1)
+
+
+def test_costs_count_what_moves_and_how_long_a_plan_serves():
+    setting = Setting()
+    greedy = {"plans": 6e-3, "prediction": 1e-3, "judging": 5e-3, "copy": 2e-3, "ratio": 1.2}
+    moved = dbsp.balancing_costs(setting, {**greedy, "moved": [0.4, 0.3]}, 6.0)
+    at_home = dbsp.balancing_costs(setting, {**greedy, "moved": [0.0, 0.0]}, 6.0)
+    attention = 1.2 * setting.attention_seconds
+    assert moved["planning"] == pytest.approx(1e-3 / attention)
+    assert moved["judging, on the host meanwhile"] == pytest.approx(5e-3 / attention)
+    sent = 2 * 0.7 * setting.tensor_bytes / setting.devices / setting.bandwidth
+    assert moved["exchange"] == pytest.approx((sent + 4 * setting.latency) / attention)
+    assert at_home["exchange"] == 0
+    assert moved["total"] - at_home["total"] == pytest.approx(moved["exchange"])
 
 
 def test_policies_are_compared_at_as_many_plans():
@@ -60,31 +88,41 @@ def test_policies_are_compared_at_as_many_plans():
 
 
 def rows_of_plans(**ratios):
-    plans = {"near": NEAR, "later": LATER, "moved": CONTIGUOUS, "home": "fitted home"}
+    plans = {"near": NEAR, "later": LATER, "home": "fitted home"}
     rows = {plan: [ratios[name], 9.0, 0.1, 0.1, 1] for name, plan in plans.items()}
+    for cap in BOUNDED:
+        rows[f"refined, {cap:.0%} from contiguous"] = [ratios["moved"], 9.0, cap, cap, 1]
+        rows[f"lower bound, {cap:.0%} from contiguous"] = [1 + cap, 9.0, cap, cap, 1]
+    assert CONTIGUOUS in rows
     return {**rows, "greedy, reward 0": [1.5, 9.0, 0.9, 0.9, 1]}
 
 
-def test_bars_take_the_worst_family_of_their_ring():
+def test_bars_take_the_worst_family_of_their_degrees():
     blocks = {
-        "gen R4": rows_of_plans(home=1.1, near=1.2, later=1.3, moved=1.4),
-        "svg-reord R4": rows_of_plans(home=1.2, near=1.1, later=1.3, moved=1.5),
-        "gen R8": rows_of_plans(home=2.1, near=2.2, later=2.3, moved=2.4),
-        "svg-reord R8": rows_of_plans(home=3.1, near=3.2, later=3.3, moved=3.4),
+        "gen U2R4": rows_of_plans(home=1.1, near=1.2, later=1.3, moved=1.4),
+        "svg-reord U2R4": rows_of_plans(home=1.2, near=1.1, later=1.3, moved=1.5),
+        "gen U1R8": rows_of_plans(home=2.1, near=2.2, later=2.3, moved=2.4),
+        "svg-reord U1R8": rows_of_plans(home=3.1, near=3.2, later=3.3, moved=3.4),
     }
-    blocks["gen R8"][BOUND] = [2.0, 2.0, 0.2, 0.25, 1]
-    found = dbsp._block_values([blocks])
+    found = dbsp._block_values({"64": blocks}, {})
+    small, large = "U2R4, n = 64", "U1R8, n = 64"
     expected = {
-        "home-r4": 1.2, "home-r8": 2.1, "home-r8-svg": 3.1, "near-home-r4": 1.2,
-        "near-home-r8": 2.2, "near-home-r8-svg": 3.2, "later-r4": 1.3, "later-r8": 2.3,
-        "moved-r4": 1.5, "moved-r8": 3.4, "bound-valid": 1.2, "blocks-greedy": 1.5,
+        "home-r4": {small: 1.2}, "home-r8": {large: 2.1}, "home-r8-svg": {large: 3.1},
+        "near-home": {small: 1.2, large: 2.2}, "near-home-svg": {large: 3.2},
+        "later": {small: 1.3, large: 2.3}, "moved-r4": {small: 1.5}, "moved-r8": {large: 3.4},
     }  # fmt: skip
-    assert {name: found[name].value for name in expected} == pytest.approx(expected)
-    assert isinstance(found["home-r4-long"], Missing)
-    other = {
-        name: dict(rows, **{"fitted home": [7.0, 9.0, 0, 0, 1]}) for name, rows in blocks.items()
-    }
-    assert dbsp._block_values([blocks, other])["home-r4-long"].value == 7.0
+    assert {name: found[name].value for name in expected} == expected
+    assert found["blocks-greedy"].value == 1.5
+    least = {"2%": 1.4 / 1.02, "5%": 1.4 / 1.05, "10%": 1.4 / 1.1, "20%": 1.4 / 1.2}
+    assert found["bound-valid"].value == pytest.approx(least)
+    clip = {"U1R8": rows_of_plans(home=7.0, near=8.0, later=9.0, moved=10.0)}
+    other = {"gen U2R4": rows_of_plans(home=5.0, near=5.0, later=5.0, moved=5.0)}
+    found = dbsp._block_values({"64": blocks, "256": other}, {"film": clip})
+    assert found["home-r4"].value == {small: 1.2, "U2R4, n = 256": 5.0}
+    assert found["near-home"].value["U1R8, film"] == 8.0
+    assert found["home-r8-svg"].value == {large: 3.1}
+    assert found["later"].value.keys() == {small, large, "U2R4, n = 256"}
+    assert isinstance(dbsp._block_values({"256": other}, {})["home-r8"], Missing)
 
 
 def test_plans_of_some_layers_only_are_averaged_over_those():
@@ -120,7 +158,7 @@ def test_exact_kernels_are_judged_without_regret():
     assert found.model.seconds_per_block == pytest.approx(1e-6)
     assert found.model.seconds_per_launch == pytest.approx(1e-4)
     assert found.held_out.tolist() == [1]
-    for kind in ("none", "db-SP", "refined"):
+    for kind in KINDS:
         np.testing.assert_allclose(found.chosen[kind], found.least[kind])
     row = rows[0]["plans"]["none U8R1"]
     assert isinstance(timed_layers._rebuilt(row["plan"]), Plan)
