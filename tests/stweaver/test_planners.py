@@ -25,6 +25,17 @@ def checked(trace, planner, **options):
     return made
 
 
+def test_the_checker_does_not_overflow():
+    placed = types.SimpleNamespace(offsets=np.array([2**63 - 10]), height=20)
+    with pytest.raises(ValueError, match="ends above"):
+        check(Trace.of([20], [0], [1]), placed)
+
+
+def test_no_plan_is_lower_than_its_bound():
+    with pytest.raises(ValueError, match="lower_bound=21"):
+        Plan(np.array([0]), 20, 21, "greedy", 0.0)
+
+
 @pytest.mark.parametrize("planner", ALL)
 @hypothesis.given(trace=traces())
 @hypothesis.settings(max_examples=25, deadline=None)
