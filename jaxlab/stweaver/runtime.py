@@ -153,10 +153,10 @@ class Runtime:
         start = self.profile.start[_planned(self.profile)]
         order = np.argsort(start, kind="stable")
         if self.profile.period is not None:
-            return order, 0 if order.size else NONE
+            return order, 0 if order.size else int(NONE)
         repeated = self._static.iteration[order] == self.profile.iteration.max(initial=0)
         again = _repeats(self.profile) and repeated.any()
-        return order, int(np.argmax(repeated)) if again else NONE
+        return order, int(np.argmax(repeated)) if again else int(NONE)
 
     @functools.cached_property
     def _slots(self) -> int:

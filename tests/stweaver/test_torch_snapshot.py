@@ -315,7 +315,7 @@ def same_addresses(path: Path) -> int:
 
 
 # Sizes in KiB, worked out by hand from the rules of PyTorch's caching allocator: (name, size,
-# place) allocates, a bare name frees. Places from 100000 and 200000 on are those of two large segments.
+# place) allocates, a bare name frees. Places from 100000 and 200000 on are two large segments.
 RECORD: list[tuple[str, float, int] | str] = [
     ("a", 1000 / 1024, 0),  # rounds to 1 KiB, first of a segment of 2 MiB
     ("b", 600 / 1024, 1),
