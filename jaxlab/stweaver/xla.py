@@ -238,7 +238,8 @@ def _one(folder: str | Path, module: str, suffix: str) -> Path:
         if path.name.endswith(suffix) and module in path.name
     )
     if not found:
-        raise FileNotFoundError(f"no *{module}*{suffix} in {folder}; dump with --xla_dump_to.")
+        name = f"*{module}*{suffix}" if module else f"*{suffix}"
+        raise FileNotFoundError(f"no {name} in {folder}; dump with --xla_dump_to.")
     if len(found) > 1:
         names = ", ".join(path.name.removesuffix(suffix) for path in found[:5])
         raise ValueError(f"{folder} holds {len(found)} programs ({names}, ...); name one.")
