@@ -87,16 +87,16 @@ def compiled(planner: str) -> None:
     count, period = np.arange(5), None if planner == "stweaver_official" else 5
     ring = Trace.of(np.ones(5, np.int64), count, count + 2, period=period)
     lives = Lifetimes.of(ring)
-    stacked = np.arange(5)
+    stacked, ages = np.arange(5), time.perf_counter() + 3600
     if planner in ("search", "portfolio"):
-        improve(lives, stacked, goal=2, deadline=float("inf"), rounds=1)
+        improve(lives, stacked, goal=2, deadline=ages, rounds=1)
     if planner in ("exact", "portfolio"):
-        exact(lives, lower=2, offsets=stacked, deadline=float("inf"))
+        exact(lives, lower=2, offsets=stacked, deadline=ages)
         pair = Lifetimes.of(Trace.of([1, 1], [0, 0], [1, 1]))
-        tile(pair, 2, deadline=float("inf"))
+        tile(pair, 2, deadline=ages)
     if planner != "exact":
         quick = "greedy" if planner == "search" else planner
-        offsets_and_bound(ring, lives, quick, lower=3, capacity=6, deadline=float("inf"), seed=0)
+        offsets_and_bound(ring, lives, quick, lower=3, capacity=6, deadline=ages, seed=0)
 
 
 def _quick(

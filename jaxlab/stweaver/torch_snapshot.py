@@ -210,8 +210,10 @@ def _field(record: Any, name: str, kind: type, default: Any = None) -> Any:
         raise ValueError(f"a record that should hold {name!r} is not a dict.")
     value = record.get(name, default)
     if not isinstance(value, kind) or isinstance(value, bool):
-        # the value itself may be a list that holds itself a million times
-        raise ValueError(f"{name} is a {type(value).__name__}, not a {kind.__name__}.")
+        if value is None or isinstance(value, int | float | str):
+            raise ValueError(f"{name}={value!r:.80} is not of type {kind.__name__}.")
+        # no text of the value: it may be a list that holds itself a million times
+        raise ValueError(f"{name} is a {type(value).__name__}, not of type {kind.__name__}.")
     return value
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from jaxlab.stweaver import Trace, check, cut_rectangle, plan
-from jaxlab.stweaver.branch import FOUND
+from jaxlab.stweaver.branch import FOUND, UNDECIDED
 from jaxlab.stweaver.exact import Solver
 from jaxlab.stweaver.lifetimes import Lifetimes
 from jaxlab.stweaver.tiling import is_full, tile
@@ -23,15 +23,15 @@ def tiled(trace: Trace, capacity: int, seconds: float = 60.0) -> bool:
 def full_trace(seed: int) -> tuple[Trace, int]:
     """At times some requests end and others of the same sum begin: not always a tiling."""
     random = np.random.default_rng(seed)
-    capacity = int(random.integers(5, 10))
+    capacity = int(random.integers(20, 60))
     live = [(size, 0) for size in parts(random, capacity)]
     rows: list[tuple[int, int, int]] = []
-    for now in range(1, 7):
-        leaving = random.random(len(live)) < 0.4
+    for now in range(1, 12):
+        leaving = random.random(len(live)) < 0.3
         rows += [(*one, now) for one, left in zip(live, leaving, strict=True) if left]
         live = [one for one, left in zip(live, leaving, strict=True) if not left]
         live += [(size, now) for size in parts(random, capacity - sum(s for s, _ in live))]
-    rows += [(*one, 7) for one in live]
+    rows += [(*one, 12) for one in live]
     return Trace.of(*(list(column) for column in zip(*rows, strict=True))), capacity
 
 
@@ -44,15 +44,17 @@ def parts(random: np.random.Generator, total: int) -> list[int]:
 
 
 def test_a_tiling_is_found_if_and_only_if_there_is_one() -> None:
-    answers = []
-    for seed in range(150):
+    agreed = []
+    for seed in range(40):
         trace, capacity = full_trace(seed)
         lives = Lifetimes.of(trace)
         assert is_full(lives, capacity)
-        expected, _ = Solver(lives, seed=0).attempt(capacity, time.perf_counter() + 60)
-        answers.append(tiled(trace, capacity))
-        assert answers[-1] == (expected == FOUND), seed
-    assert set(answers) == {True, False}
+        answer, _ = Solver(lives, seed=0).attempt(capacity, time.perf_counter() + 0.3)
+        if answer != UNDECIDED:
+            agreed.append(answer == FOUND)
+            assert tiled(trace, capacity, seconds=5.0) == agreed[-1], seed
+    assert agreed.count(True) > 5
+    assert agreed.count(False) > 1
 
 
 @pytest.mark.parametrize("pinwheels", [0.0, 0.5, 1.0])

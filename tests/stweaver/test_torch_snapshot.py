@@ -354,6 +354,6 @@ def test_a_record_is_replayed_address_by_address(tmp_path: Path) -> None:
     ]
     path = save(tmp_path, {"segments": segments, "device_traces": [events]})
     assert same_addresses(path) == 3
-    events[4] = {**events[4], "addr": events[4]["addr"] + 512}
+    events[-1] = {**events[-1], "addr": events[-1]["addr"] + 512}
     with pytest.raises(AssertionError):
         same_addresses(save(tmp_path, {"segments": segments, "device_traces": [events]}))
