@@ -221,7 +221,7 @@ def shortfalls(
                 if theirs < ours
             ),
         ),
-        caption="excess: of our bytes over the bound, or over the peer's. Of the instances of known "
+        caption="excess: of our bytes over the bound, or over the peer's. Of instances of known "
         "optimum the worst of each kind.",
     )
 
