@@ -36,7 +36,6 @@ def minimalloc(name: str, seconds: float, seed: int) -> dict:
     Returns:
       Whether it was solved, in what time; height and the height that is proved to be needed.
     """
-    _compile_kernels()
     trace = read_minimalloc(MINIMALLOC / f"{name}.{CAPACITY}.csv")
     started = time.perf_counter()
     made = plan(trace, planner="exact", time_limit=seconds, capacity=CAPACITY, seed=seed)
@@ -79,28 +78,40 @@ def supermalloc(name: str, seconds: float) -> int:
     return max(one.offset + one.size for one in placed)
 
 
-def known_optima(sizes: tuple[int, ...], seconds: float, total: float, seed: int) -> list[dict]:
-    """Samples instances of known optimum, sizes in turns, until the time is used up."""
-    rows: list[dict] = []
-    started = time.perf_counter()
-    while sizes and (left := total - (time.perf_counter() - started)) > 0:
-        if rows and left < seconds:
-            break  # every instance gets the whole limit, or is not counted
-        rows.append(known_optimum(sizes[len(rows) % len(sizes)], seconds, seed + len(rows)))
-    return rows
+@dataclasses.dataclass(frozen=True)
+class Cut:
+    """A rectangle of known optimum, cut into requests.
+
+    Attributes:
+      requests: how many.
+      duration: length in time; a short one makes many begin and end together.
+      pinwheels: the share of cuts that no straight line follows.
+      seed: of the cuts.
+    """
+
+    requests: int
+    duration: int
+    pinwheels: float
+    seed: int
 
 
-def known_optimum(requests: int, seconds: float, seed: int) -> dict:
+def known_optimum(cut: Cut, seconds: float, seed: int) -> dict:
     """Packs an instance that was cut out of a full rectangle."""
-    _compile_kernels()
     unit, rows = 1024, 1024
-    trace = cut_rectangle(requests, height=unit * rows, unit=unit, seed=seed)
+    trace = cut_rectangle(
+        cut.requests,
+        height=unit * rows,
+        unit=unit,
+        duration=cut.duration,
+        pinwheels=cut.pinwheels,
+        seed=cut.seed,
+    )
     made = plan(trace, time_limit=seconds, capacity=unit * rows, seed=seed)
     check(trace, made)
     return {
-        "requests": requests,
+        **dataclasses.asdict(cut),
         "solved": made.height == unit * rows,
-        "seconds": made.seconds,
+        "took": made.seconds,
         "gap": made.height / (unit * rows) - 1,
     }
 
@@ -165,11 +176,3 @@ def _measured(training: Training, schedule: str, requests: int) -> dict:
     planned(steady(training, schedule, 1))
     result = plan_time(training, schedule, requests)
     return {**result, "peak": 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss}
-
-
-def _compile_kernels() -> None:
-    """Five arcs on a ring need height 3 where their load is 2: every planner has to be asked."""
-    ring = Trace.of([1] * 5, [0, 1, 2, 3, 4], [2, 3, 4, 5, 6], period=5)
-    plan(ring, planner="search", time_limit=0.1)
-    if plan(ring, planner="exact", time_limit=60).lower_bound != 3:
-        raise RuntimeError("the exact planner did not refute five arcs in two units of height.")

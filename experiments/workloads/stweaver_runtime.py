@@ -94,6 +94,7 @@ def dynamic_overlaps(training: Training, schedule: str, requests: int) -> dict:
     return {
         "dynamic": int(run.dynamic.sum()),
         "requests": len(run),
+        "static": int((~run.dynamic & (run.size > 512)).sum()),
         "unserved": int((~served & (run.size > 0)).sum()),
         "counters": replay.counters,
         "collision": collision,

@@ -5,17 +5,18 @@ import math
 import numpy as np
 
 from experiments.harness import Table
-from experiments.workloads.stweaver_training import BASELINES
+from experiments.workloads.stweaver_training import BASELINES, PEERS
 
 
 def training_tables(dense: list, mixture: list, sweep: list, largest: list) -> tuple[Table, ...]:
     """Efficiency by job, by routing, by microbatch, and the largest microbatch."""
-    names = (*BASELINES, "stweaver")
-    kinds = (*BASELINES, "static", "stweaver")
+    names, fits = (*PEERS, "stweaver"), (*BASELINES, "stweaver")
+    kinds = (*PEERS, "static", "stweaver")
+    columns = (*names, *(f"{name}, GiB" for name in names))
     return (
         Table(
             "Efficiency of dense jobs, and reserved GiB",
-            ("model", "schedule", "requests", *names, *(f"{name}, GiB" for name in names), "gap"),
+            ("model", "schedule", "requests", *columns, "gap", "fallback"),
             tuple(
                 (
                     row["model"],
@@ -24,14 +25,19 @@ def training_tables(dense: list, mixture: list, sweep: list, largest: list) -> t
                     *(row["allocators"][name]["efficiency"] for name in names),
                     *(row["allocators"][name]["reserved"] / 2**30 for name in names),
                     row["gap"],
+                    row["fallback"],
                 )
                 for row in dense
             ),
-            caption="gap: height of the plan over its lower bound, less one.",
+            caption="gap: height of the plan over its lower bound, less one. fallback: requests "
+            "that were not served where planned. gmlake 64: stitching from 64 MiB on.",
         ),
         Table(
             "Mixture of experts, planned on one routing, mean over others",
-            ("schedule", "requests", "dynamic", *(f"F {kind}" for kind in kinds), "fallback"),
+            (
+                *("schedule", "requests", "dynamic", *(f"F {kind}" for kind in kinds)),
+                *("fallback", "fallback, GiB", "reused"),
+            ),
             tuple(
                 (
                     row["schedule"],
@@ -39,11 +45,13 @@ def training_tables(dense: list, mixture: list, sweep: list, largest: list) -> t
                     row["dynamic"],
                     *(mean([1 - one[kind]["efficiency"] for one in row["runs"]]) for kind in kinds),
                     fallback(row["runs"]),
+                    mean([one["fallback_reuse"] / 2**30 for one in row["runs"]]),
+                    mean([one["reused"] / (one["reused"] + one["no_room"]) for one in row["runs"]]),
                 )
                 for row in mixture
             ),
             caption="F: fragmentation ratio. static: without reuse of idle ranges. fallback: its "
-            "reserved bytes with reuse over without.",
+            "reserved bytes with reuse over without. reused: share of dynamic requests.",
         ),
         Table(
             "Efficiency by microbatch, recompute",
@@ -55,14 +63,14 @@ def training_tables(dense: list, mixture: list, sweep: list, largest: list) -> t
         ),
         Table(
             "Largest microbatch that fits",
-            ("job", *names),
-            tuple((row["case"], *(row[name] for name in names)) for row in largest),
+            ("job", *fits),
+            tuple((row["case"], *(row[name] for name in fits)) for row in largest),
         ),
     )
 
 
-def packing_tables(times: list, hard: list, peer: dict) -> tuple[Table, ...]:
-    """Planning times, and MiniMalloc's instances."""
+def packing_tables(times: list, hard: list, peer: dict, known: list) -> tuple[Table, ...]:
+    """Planning times, MiniMalloc's instances, and those of known optimum by kind."""
     columns = ("model", "schedule", "requests", "sizes", "phases", "wraps", "seconds", "paper")
     return (
         Table(
@@ -87,7 +95,28 @@ def packing_tables(times: list, hard: list, peer: dict) -> tuple[Table, ...]:
             ),
             caption="proved: no plan is lower. seconds: until within the capacity of 1,048,576.",
         ),
+        Table(
+            "Rectangles cut into requests",
+            ("requests", "duration", "pinwheels", "instances", "solved", "seconds", "gap"),
+            tuple(
+                (
+                    *kind,
+                    len(rows),
+                    mean([row["solved"] for row in rows]),
+                    max((row["took"] for row in rows if row["solved"]), default=None),
+                    mean([row["gap"] for row in rows]),
+                )
+                for kind in dict.fromkeys(_kind(row) for row in known)
+                for rows in [[row for row in known if _kind(row) == kind]]
+            ),
+            caption="pinwheels: share of cuts that no straight line follows. seconds: the longest "
+            "of those solved. gap: mean height over the optimum, less one.",
+        ),
     )
+
+
+def _kind(row: dict) -> tuple[int, int, float]:
+    return row["requests"], row["duration"], row["pinwheels"]
 
 
 def program_tables(orders: list, jaxprs: list, compiled: list) -> tuple[Table, ...]:
@@ -143,7 +172,11 @@ def shortfalls(
     """Every plan more than 1 % above its bound, every peer that is lower than we are."""
     gaps = [(f"{row['model']}, {row['schedule']}", row["gap"]) for row in (*dense, *times)]
     gaps += [(f"MiniMalloc {row['name']}", row["height"] / row["bound"] - 1) for row in hard]
-    gaps += [(f"known optimum, {row['requests']} requests", row["gap"]) for row in known]
+    worst: dict[str, float] = {}
+    for row in known:
+        kind = "known optimum, requests {}, duration {}, pinwheels {}".format(*_kind(row))
+        worst[kind] = max(worst.get(kind, 0.0), row["gap"])
+    gaps += worst.items()
     gaps += [(f"jaxpr of {row['model']}", row["gap"]) for row in jaxprs]
     gaps += [
         (f"XLA's values of {row['model']}", row["planned"] / row["bound"] - 1)
@@ -159,13 +192,13 @@ def shortfalls(
         )
         for row in dense
         for one in [row["allocators"]]
-        for name in BASELINES
+        for name in PEERS
     ]
     pairs += [
         (f"mixture, {row['schedule']}, seed {seed}", name, *_reserved(one, name))
         for row in mixture
         for seed, one in enumerate(row["runs"], 1)
-        for name in BASELINES
+        for name in PEERS
     ]
     pairs += [
         (f"MiniMalloc {row['name']}", "supermalloc", peer[row["name"]], row["height"])
@@ -188,7 +221,8 @@ def shortfalls(
                 if theirs < ours
             ),
         ),
-        caption="excess: of our bytes over the bound, or over the peer's.",
+        caption="excess: of our bytes over the bound, or over the peer's. Of instances of known "
+        "optimum the worst of each kind.",
     )
 
 
@@ -196,13 +230,19 @@ def _reserved(one: dict, peer: str) -> tuple[int, int]:
     return one[peer]["reserved"], one["stweaver"]["reserved"]
 
 
-def _fragmented(runs: list, kind: str) -> float:
-    return mean([1 - one[kind]["efficiency"] for one in runs])
-
-
 def fallback(runs: list) -> float:
     """Reserved bytes of the fallback with reuse over without."""
     return ratio(*(sum(one[f"fallback_{kind}"] for one in runs) for kind in ("reuse", "static")))
+
+
+def lost(runs: list, kind: str) -> int:
+    """Fragmented bytes, summed over runs."""
+    return sum(one[kind]["reserved"] - one[kind]["allocated"] for one in runs)
+
+
+def reduction(runs: list, peer: str) -> float:
+    """The part of a peer's fragmented bytes that ours avoids, of all runs together."""
+    return 1 - ratio(lost(runs, "stweaver"), lost(runs, peer))
 
 
 def ratio(part: float, whole: float) -> float:

@@ -19,6 +19,7 @@ from jaxlab.stweaver import (
 )
 
 BASELINES = ("caching", "expandable", "gmlake")
+PEERS = (*BASELINES, "gmlake 64")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,9 +52,10 @@ class Training:
         """The parallelism under a schedule."""
         return dataclasses.replace(self.parallelism, schedule=schedule, **changes)
 
-    def trace(self, schedule: str, *, seed: int = 0, **changes: int) -> Trace:
-        """Two iterations: the first, which differs, and one like all later ones."""
-        return schedule_trace(self.shapes, self.how(schedule, **changes), iterations=2, seed=seed)
+    def trace(self, schedule: str, *, iterations: int = 2, seed: int = 0, **changes: int) -> Trace:
+        """Iterations: the first, which differs, and others that are alike but for the routing."""
+        how = self.how(schedule, **changes)
+        return schedule_trace(self.shapes, how, iterations=iterations, seed=seed)
 
 
 def planned(trace: Trace) -> Plan:
@@ -61,38 +63,42 @@ def planned(trace: Trace) -> Plan:
     return plan(trace, planner="stweaver")
 
 
-def efficiency(training: Training, schedule: str, **changes: int) -> dict:
-    """Replays a job through the baselines and through the runtime of its own plan.
+def efficiency(training: Training, schedule: str, iterations: int, **changes: int) -> dict:
+    """Replays a job through the baselines and through the runtime of a plan of two iterations.
 
     Args:
       training: the job.
       schedule: letters, as in ``Parallelism``.
+      iterations: how many are replayed.
       **changes: of the parallelism.
 
     Returns:
       Gap of the plan, peaks and efficiencies by allocator, the fragmentation that ours avoids.
     """
-    trace = training.trace(schedule, **changes)
-    made = planned(static_part(trace))
-    replays = {name: simulate(trace, name) for name in BASELINES}
-    ours = Runtime.of(trace, made).replay(trace)
+    profile = training.trace(schedule, **changes)
+    made = planned(static_part(profile))
+    run = training.trace(schedule, iterations=iterations, **changes)
+    replays = {name: _simulated(run, name) for name in PEERS}
+    ours = Runtime.of(profile, made).replay(run)
     return {
         "model": training.model,
         "schedule": schedule,
-        "requests": len(trace),
+        "requests": len(profile),
         "gap": made.gap,
+        "fallback": ours.counters["fallback"],
         "allocators": {name: _peaks(one) for name, one in {**replays, "stweaver": ours}.items()},
-        "reduction": {name: fragmentation_reduction(ours, one) for name, one in replays.items()},
+        "reduction": {name: fragmentation_reduction(ours, replays[name]) for name in BASELINES},
     }
 
 
-def other_seeds(training: Training, schedule: str, seeds: int) -> dict:
+def other_seeds(training: Training, schedule: str, seeds: int, iterations: int) -> dict:
     """Plans a mixture of experts once, on seed 0, and replays other routings.
 
     Args:
       training: the job.
       schedule: letters, as in ``Parallelism``.
       seeds: how many; 1, 2, ...
+      iterations: how many are replayed.
 
     Returns:
       Peaks by allocator and seed, without reuse of idle ranges ("static") too; bytes of the
@@ -102,9 +108,9 @@ def other_seeds(training: Training, schedule: str, seeds: int) -> dict:
     runtime = Runtime.of(profile, planned(static_part(profile)))
     runs = []
     for seed in range(1, seeds + 1):
-        run = training.trace(schedule, seed=seed)
+        run = training.trace(schedule, iterations=iterations, seed=seed)
         full, static = runtime.replay(run), runtime.replay(run, reuse=False)
-        replays = {name: simulate(run, name) for name in BASELINES}
+        replays = {name: _simulated(run, name) for name in PEERS}
         runs.append(
             {
                 name: _peaks(one)
@@ -113,6 +119,8 @@ def other_seeds(training: Training, schedule: str, seeds: int) -> dict:
             | {
                 "fallback_reuse": full.counters["fallback_reserved"],
                 "fallback_static": static.counters["fallback_reserved"],
+                "reused": full.counters["reused"],
+                "no_room": full.counters["no_room"],
             }
         )
     return {
@@ -172,6 +180,13 @@ def occupancy(training: Training, schedule: str) -> dict:
         "height": made.height,
         "bound": made.lower_bound,
     }
+
+
+def _simulated(trace: Trace, name: str) -> Replay:
+    """A baseline's replay; "gmlake 64" stitches from 64 MiB on, the paper's other setting."""
+    if name == "gmlake 64":
+        return simulate(trace, "gmlake", stitch_above=64 << 20)
+    return simulate(trace, name)
 
 
 def _peaks(replay: Replay) -> dict[str, float]:

@@ -22,6 +22,7 @@ from jaxlab.stweaver import (
     read_torch_snapshot,
     read_xla_dump,
     simulate,
+    unroll,
 )
 from jaxlab.stweaver.occupancy import draw_occupancy
 from jaxlab.stweaver.planning import PLANNERS
@@ -33,6 +34,8 @@ FILE is one of
   a folder       what XLA wrote for XLA_FLAGS="--xla_dump_to=FOLDER --xla_dump_hlo_as_text"
 """
 _COMPARED = ("caching", "expandable", "gmlake", "bfc", "tflite", "best_fit", "buddy", "bump")
+_PERIODS = 3  # of a periodic trace that the allocators replay
+_TFLITE_REQUESTS = 50_000
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -83,7 +86,7 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument("--alignment", type=int, default=1, help="bytes (1)")
         if name == "compare":
             command.add_argument(
-                "--allocators", nargs="+", default=_COMPARED, choices=_COMPARED, metavar="NAME",
+                "--allocators", nargs="+", default=None, choices=_COMPARED, metavar="NAME",
                 help=f"of {', '.join(_COMPARED)}",
             )  # fmt: skip
     return parser
@@ -149,8 +152,12 @@ def _compare(options: argparse.Namespace) -> int:
     ]
     if current is not None:
         rows.append({"name": "XLA, as compiled", "reserved": current, "allocated": None})
-    for allocator in options.allocators:
-        replay = simulate(trace, allocator)
+    run = unroll(trace, _PERIODS)
+    for allocator in options.allocators or _COMPARED:
+        if allocator == "tflite" and (reason := _no_tflite(trace, options.allocators)):
+            _say([f"tflite is left out: {reason}."])
+            continue
+        replay = simulate(run, allocator)
         rows.append(
             {
                 "name": allocator,
@@ -158,6 +165,8 @@ def _compare(options: argparse.Namespace) -> int:
                 "allocated": replay.peak_allocated,
             }
         )
+    if trace.period is not None:
+        _say([f"The trace is periodic: the allocators replay {_PERIODS} periods of it."])
     for row in rows:
         row["gap"] = row["reserved"] / made.lower_bound - 1 if made.lower_bound else 0.0
     _table(
@@ -175,6 +184,15 @@ def _compare(options: argparse.Namespace) -> int:
     _say([f"No packing needs less than {made.lower_bound:,} bytes."])
     _write(options.json, {"lower_bound": made.lower_bound, "rows": rows})
     return 0
+
+
+def _no_tflite(trace: Trace, named: list[str] | None) -> str:
+    """Why TensorFlow Lite's planner is not asked; empty if it is."""
+    if trace.period is not None:
+        return "it plans no periodic trace"
+    if named is None and len(trace) > _TFLITE_REQUESTS:
+        return f"its time is quadratic in {len(trace)} requests; name it in --allocators to wait"
+    return ""
 
 
 def _facts(made: Plan) -> dict[str, Any]:

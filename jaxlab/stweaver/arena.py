@@ -93,7 +93,13 @@ def _checked(offsets: np.ndarray, slots: Sequence[Slot]) -> Int64[np.ndarray, " 
             f"run_in_arena: the plan places {offsets.size} requests, the program makes "
             f"{len(slots)}; plan trace_jaxpr of the same function, arguments and depth."
         )
+    most = 2 * sum(slot.size + LINE for slot in slots)  # twice what does without any reuse
     for offset, slot in zip(offsets.tolist(), slots, strict=True):
+        if offset + slot.size > most:
+            raise ValueError(
+                f"run_in_arena: {slot.id!r} at offset {offset} needs an arena of more than {most} "
+                "bytes, twice what all results take together."
+            )
         if offset < 0 or offset % LINE:
             raise ValueError(
                 f"run_in_arena: {slot.id!r} lies at offset {offset}, which is not a multiple of "

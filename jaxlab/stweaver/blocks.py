@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from jaxlab.stweaver import ordered
-from jaxlab.stweaver.kernel_part import kernel_part
+from jaxlab.stweaver.kernel import kernel_part
 from jaxlab.stweaver.ordered import NONE
 
 # States of a block number, and the pool of allocators that have one; see ``ordered.NONE``.

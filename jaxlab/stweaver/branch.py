@@ -16,11 +16,10 @@ Equal requests (same size and lifetime) are placed in one order only.
 
 import typing
 
-import numba
 import numpy as np
 
 from jaxlab.stweaver.choice import choose
-from jaxlab.stweaver.kernel_part import kernel_part
+from jaxlab.stweaver.kernel import kernel, kernel_part
 from jaxlab.stweaver.refuted import fingerprint, has_failed, record_failure
 from jaxlab.stweaver.search_state import (
     BLOCKED,
@@ -38,7 +37,7 @@ _FRESH, _ONE_PART, _BOTH_PARTS, _AFTER_PLACING = 0, 1, 2, 3
 _CONTINUE, _DEEPER = 2, 3
 
 
-@numba.njit(cache=True)
+@kernel
 @typing.no_type_check
 def decide(st):
     """Searches for a plan below the capacity.

@@ -4,7 +4,7 @@ import typing
 
 from jaxlab.stweaver import blocks, expandable, ordered
 from jaxlab.stweaver.blocks import UNLIMITED
-from jaxlab.stweaver.kernel_part import kernel_part
+from jaxlab.stweaver.kernel import kernel_part
 from jaxlab.stweaver.ordered import NONE
 from jaxlab.stweaver.settings import CACHING, MIB, Settings, capacity_of, positive
 

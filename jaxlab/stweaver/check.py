@@ -46,8 +46,8 @@ def check(trace: Trace, plan: Placed) -> None:
     offsets = np.asarray(plan.offsets)
     if offsets.shape != (len(trace),):
         raise ValueError(f"plan: {offsets.shape} offsets for {len(trace)} requests.")
-    tops = offsets + trace.size
-    above = (tops > plan.height) & (trace.end > trace.start)
+    above = (offsets > plan.height - trace.size) & (trace.end > trace.start)  # cannot overflow
+    tops = np.minimum(offsets, np.iinfo(np.int64).max - trace.size) + trace.size
     for bad, why in ((offsets < 0, "starts below address 0"), (above, "ends above")):
         if bad.any():
             row = int(np.argmax(bad))

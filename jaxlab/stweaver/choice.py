@@ -4,7 +4,7 @@ import typing
 
 import numpy as np
 
-from jaxlab.stweaver.kernel_part import kernel_part
+from jaxlab.stweaver.kernel import kernel_part
 from jaxlab.stweaver.search_state import OPEN, PLACED, STRATEGY, extent
 
 LOWEST, TIGHTEST, REFINED = 0, 1, 2

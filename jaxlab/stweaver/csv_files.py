@@ -1,6 +1,7 @@
 """Traces as CSV files: our own columns, and MiniMalloc's."""
 
 import csv
+import io
 import os
 import pathlib
 import tempfile
@@ -10,6 +11,7 @@ import numpy as np
 from jaxlab.stweaver.trace import Trace
 
 _MAX_BYTES = 1 << 30
+_LONGEST_ID = 1000
 _COLUMNS = (
     "id",
     "size",
@@ -69,7 +71,7 @@ def read_csv(path: str | os.PathLike[str]) -> Trace:
                 columns[name] = np.array([code[cell] for cell in texts[name]], np.int64)
     for name in texts:
         if name == "id":
-            columns[name] = np.array(texts[name], np.str_)
+            columns[name] = _ids(path, texts[name])
         elif name not in _NAMED:
             columns[name] = _integers(path, name, texts[name])
     if "dynamic" in columns:
@@ -93,16 +95,32 @@ def write_csv(path: str | os.PathLike[str], trace: Trace) -> None:
         elif name == "dynamic":
             values = values.astype(np.int64)
         columns.append(values.tolist())
+    body = io.StringIO()
+    if trace.period is not None:
+        body.write(f"{_PERIOD}{trace.period}\n")
+    writer = csv.writer(body, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
+    writer.writerow(_COLUMNS)
+    writer.writerows(zip(*columns, strict=True))
+    write_whole(path, body.getvalue())
+
+
+def write_whole(path: str | os.PathLike[str], text: str) -> None:
+    """Writes a text file that appears complete or not at all.
+
+    Args:
+      path: the file.
+      text: its content.
+    """
     target = pathlib.Path(path)
-    with tempfile.NamedTemporaryFile(
-        "w", dir=target.parent, prefix=target.name, delete=False, encoding="utf-8", newline=""
-    ) as file:
-        if trace.period is not None:
-            file.write(f"{_PERIOD}{trace.period}\n")
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(_COLUMNS)
-        writer.writerows(zip(*columns, strict=True))
-    os.replace(file.name, target)
+    content = text.encode()
+    with tempfile.NamedTemporaryFile(dir=target.parent, prefix=target.name, delete=False) as file:
+        try:
+            file.write(content)
+            file.flush()
+            os.replace(file.name, target)
+        except BaseException:
+            os.unlink(file.name)
+            raise
 
 
 def read_minimalloc(path: str | os.PathLike[str]) -> Trace:
@@ -128,7 +146,7 @@ def read_minimalloc(path: str | os.PathLike[str]) -> Trace:
         size=_integers(path, "size", texts["size"]),
         start=_integers(path, "lower", texts["lower"]),
         end=_integers(path, "upper", texts["upper"]),
-        id=np.array(texts["id"], np.str_),
+        id=_ids(path, texts["id"]),
     )
 
 
@@ -136,19 +154,32 @@ def _read(path: str | os.PathLike[str]) -> tuple[list[str], list[list[str]], int
     if os.path.getsize(path) > _MAX_BYTES:
         raise ValueError(f"{path}: larger than {_MAX_BYTES} bytes; split the trace.")
     period = None
-    with open(path, encoding="utf-8", newline="") as file:
+    with open(path, encoding="utf-8-sig", newline="") as file:
         reader = csv.reader(file)
-        header = next(reader, [])
-        if len(header) == 1 and header[0].startswith(_PERIOD):
-            period = int(_integers(path, "period", (header[0].removeprefix(_PERIOD),))[0])
+        try:
             header = next(reader, [])
-        rows = [row for row in reader if row]
+            if len(header) == 1 and header[0].startswith(_PERIOD):
+                period = int(_integers(path, "period", (header[0].removeprefix(_PERIOD),))[0])
+                header = next(reader, [])
+            rows = [row for row in reader if row]
+        except csv.Error as error:
+            raise ValueError(f"{path}: line {reader.line_num}: {error}.") from None
     for number, row in enumerate(rows):
         if len(row) != len(header):
             raise ValueError(
                 f"{path}: row {number} has {len(row)} cells, the header {len(header)}."
             )
     return [name.strip() for name in header], rows, period
+
+
+def _ids(path: object, cells: tuple[str, ...]) -> np.ndarray:
+    """Ids as an array, in which every one takes as much room as the longest."""
+    longest = max(cells, key=len, default="")
+    if len(longest) > _LONGEST_ID:
+        raise ValueError(
+            f"{path}: the id {longest[:40]!r}... is longer than {_LONGEST_ID} characters."
+        )
+    return np.array(cells, np.str_)
 
 
 def _integers(path: object, name: str, cells: tuple[str, ...]) -> np.ndarray:

@@ -82,7 +82,7 @@ def largest_microbatch(
     allocator: str = "stweaver",
     planner: Planner | None = None,
     limit: int = 1024,
-    iterations: int = 2,
+    iterations: int = 3,
 ) -> int:
     """The largest microbatch that trains on a device, by bisection.
 
@@ -93,7 +93,7 @@ def largest_microbatch(
       allocator: as in ``simulate``, or "stweaver" for a plan of the same requests.
       planner: makes a plan of a trace; for "stweaver".
       limit: largest microbatch that is tried.
-      iterations: iterations that must survive.
+      iterations: iterations that must survive; a plan is made from the first two.
 
     Returns:
       Samples; 0 if not even one fits. It is assumed that what fits, fits with fewer samples too.
@@ -109,10 +109,11 @@ def largest_microbatch(
         trace = schedule_trace(model, how, iterations=iterations)
         if allocator != "stweaver" or planner is None:
             return simulate(trace, allocator, capacity=capacity).survived
-        plan = planner(static_part(trace))
+        profile = schedule_trace(model, how, iterations=2)
+        plan = planner(static_part(profile))
         if plan.height > capacity:
             return False
-        replay = Runtime.of(trace, plan).replay(trace, capacity=capacity)
+        replay = Runtime.of(profile, plan).replay(trace, capacity=capacity)
         return replay.survived and replay.peak_reserved <= capacity
 
     fitting, failing = 0, limit + 1

@@ -5,14 +5,13 @@ import time
 import typing
 from collections.abc import Iterator
 
-import numba
 import numpy as np
 from jaxtyping import Int64
 
 from jaxlab.stweaver.bound import next_height
 from jaxlab.stweaver.branch import FOUND, REFUTED, UNDECIDED, decide
 from jaxlab.stweaver.choice import LOWEST, REFINED, TIGHTEST
-from jaxlab.stweaver.kernel_part import kernel_part
+from jaxlab.stweaver.kernel import kernel, kernel_part
 from jaxlab.stweaver.lifetimes import Lifetimes
 from jaxlab.stweaver.orders import highest_load
 from jaxlab.stweaver.search_state import Search
@@ -242,7 +241,7 @@ def _count_pairs(lives: Lifetimes) -> int:
     return int(met.sum()) + int((lives.wrap > 0).sum()) * lives.size.size
 
 
-@numba.njit(cache=True)
+@kernel
 @typing.no_type_check
 def _pairs(first, last, wrap, order, degree, meets, fill):
     """Counts the overlaps of every request, or lists them if ``meets`` has room."""

@@ -4,7 +4,7 @@ import typing
 
 from jaxlab.stweaver import blocks, ordered
 from jaxlab.stweaver.blocks import FREE, UNMAPPED, USED
-from jaxlab.stweaver.kernel_part import kernel_part
+from jaxlab.stweaver.kernel import kernel_part
 from jaxlab.stweaver.ordered import NONE
 
 SMALL_PAGE = 2 << 20

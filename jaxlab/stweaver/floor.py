@@ -9,7 +9,7 @@ import numpy as np
 
 from jaxlab.stweaver import blocks
 from jaxlab.stweaver.blocks import FREE, UNLIMITED
-from jaxlab.stweaver.kernel_part import kernel_part
+from jaxlab.stweaver.kernel import kernel_part
 from jaxlab.stweaver.ordered import NONE
 from jaxlab.stweaver.settings import BEST_FIT, BUDDY, BUMP, Settings, capacity_of, positive
 

@@ -7,11 +7,10 @@ lifetime are found in output-sensitive time, without a matrix of overlaps.
 
 import typing
 
-import numba
 import numpy as np
 from jaxtyping import Int64
 
-from jaxlab.stweaver.kernel_part import kernel_part
+from jaxlab.stweaver.kernel import kernel, kernel_part
 
 FAR = np.int64(1) << np.int64(62)
 
@@ -235,7 +234,7 @@ def find(b, box, ceiling, stack):
     return best_gap(b.low, b.high, count, b.size[box], ceiling)
 
 
-@numba.njit(cache=True)
+@kernel
 @typing.no_type_check
 def place_in_order(b, order):
     """Places the boxes in the given order, each into its best gap or on top of all it meets."""

@@ -3,11 +3,11 @@
 import dataclasses
 import typing
 
-import numba
 import numpy as np
 from jaxtyping import Int64
 
 from jaxlab.stweaver.gaps import Boxes, boxes
+from jaxlab.stweaver.kernel import kernel
 from jaxlab.stweaver.lifetimes import Lifetimes
 from jaxlab.stweaver.trace import Trace
 
@@ -154,7 +154,7 @@ def _mirrored(group: Group) -> Group:
     return dataclasses.replace(group, start=-group.end, end=-group.start)
 
 
-@numba.njit(cache=True)
+@kernel
 @typing.no_type_check
 def _stairs(top, release, start, size):
     """Offsets of guests on a staircase.
@@ -235,7 +235,7 @@ def grouped_boxes(lives: Lifetimes, groups: list[Group]) -> tuple[Boxes, np.ndar
     return state, box, inside
 
 
-@numba.njit(cache=True)
+@kernel
 @typing.no_type_check
 def _filling(begin, end, top, count):
     """Segment tree of the highest top among the members live between consecutive cuts."""

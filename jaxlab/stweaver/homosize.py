@@ -3,11 +3,11 @@
 import heapq
 import typing
 
-import numba
 import numpy as np
 from jaxtyping import Int64
 
 from jaxlab.stweaver.gaps import Boxes, find, settle
+from jaxlab.stweaver.kernel import kernel
 
 
 def homosize(state: Boxes, grade: Int64[np.ndarray, " boxes"] | None = None) -> None:
@@ -69,7 +69,7 @@ def layers(
     return _layers(first, last, wrap)
 
 
-@numba.njit(cache=True)
+@kernel
 @typing.no_type_check
 def _homosize(b, order, grade):
     stack = np.empty(512, np.int64)
@@ -98,7 +98,7 @@ def _homosize(b, order, grade):
         position = behind
 
 
-@numba.njit(cache=True)
+@kernel
 @typing.no_type_check
 def _layers(first, last, wrap):
     count = first.size

@@ -3,11 +3,11 @@
 import time
 import typing
 
-import numba
 import numpy as np
 from jaxtyping import Int64
 
 from jaxlab.stweaver.gaps import FAR, boxes, clear, find, settle
+from jaxlab.stweaver.kernel import kernel
 from jaxlab.stweaver.lifetimes import Lifetimes
 
 _PATIENCE = 500
@@ -67,7 +67,7 @@ def _shake(order: Int64[np.ndarray, " live"], random: np.random.Generator) -> No
         order[[a, b]] = order[[b, a]]
 
 
-@numba.njit(cache=True)
+@kernel
 @typing.no_type_check
 def _climb(b, order, moves, goal):
     """Tries one move a row; keeps ``order`` at the last accepted one, returns the best plan."""

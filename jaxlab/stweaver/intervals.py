@@ -2,12 +2,11 @@
 
 import typing
 
-import numba
 import numpy as np
 from jaxtyping import Int64
 
 from jaxlab.stweaver import ordered
-from jaxlab.stweaver.kernel_part import kernel_part
+from jaxlab.stweaver.kernel import kernel, kernel_part
 from jaxlab.stweaver.ordered import NONE
 
 _FRESH, _RECYCLED, FREE_BYTES = 0, 1, 2
@@ -78,7 +77,7 @@ def _holding(free, address):
     return ordered.last_before(free.child, free.rank, free.start, _root(free), 0, address + 1)
 
 
-@numba.njit(cache=True)
+@kernel
 @typing.no_type_check
 def claim(free, low, high):
     """Takes ``[low, high)`` if all of it is free; whether it was."""
@@ -95,7 +94,7 @@ def claim(free, low, high):
     return True
 
 
-@numba.njit(cache=True)
+@kernel
 @typing.no_type_check
 def release(free, low, high):
     """Returns a claimed range and joins it with free neighbors."""
@@ -111,7 +110,7 @@ def release(free, low, high):
     _add(free, low, high)
 
 
-@numba.njit(cache=True)
+@kernel
 @typing.no_type_check
 def tightest(free, lows, highs, size):
     """Lowest address of the smallest free range inside one of the windows that holds ``size``.

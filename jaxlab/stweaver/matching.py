@@ -9,7 +9,7 @@ inserted request every later one meets the wrong entry.
 
 import typing
 
-from jaxlab.stweaver.kernel_part import kernel_part
+from jaxlab.stweaver.kernel import kernel_part
 from jaxlab.stweaver.ordered import NONE
 
 BAND = 64
@@ -22,26 +22,38 @@ NEXT, SEARCHING, ANCHOR, SEARCHES, MATCHER = range(5)
 
 @kernel_part
 @typing.no_type_check
-def match(expected, cyclic, resynchronize, matcher, edits, code):
+def match(expected, again, resynchronize, matcher, edits, code):
     """The position of a request in the sequence, or NONE; the matcher moves on."""
     if matcher[SEARCHING] == 0:
         position = matcher[NEXT]
         matcher[NEXT] += 1
-        if _expected(expected, cyclic, position) == code:
+        if _expected(expected, again, position) == code:
             return position
         if not resynchronize:
             return NONE
         matcher[SEARCHES] += 1
         _start(matcher, edits, position)
-    return _align(expected, cyclic, matcher, edits, code)
+    return _align(expected, again, matcher, edits, code)
 
 
 @kernel_part
 @typing.no_type_check
-def _expected(expected, cyclic, position):
-    if cyclic and expected.size > 0:
-        return expected[position % expected.size]
-    return expected[position] if 0 <= position < expected.size else NONE
+def _expected(expected, again, position):
+    entry = entry_at(expected.size, again, position)
+    return NONE if entry == NONE else expected[entry]
+
+
+@kernel_part
+@typing.no_type_check
+def entry_at(planned, again, position):
+    """Which of the planned requests a position stands for, or NONE.
+
+    Behind the last one the sequence goes on with entry ``again``, without end; it stops there if
+    ``again`` is NONE.
+    """
+    if position < planned:
+        return max(position, NONE)
+    return NONE if again == NONE else again + (position - again) % (planned - again)
 
 
 @kernel_part
@@ -56,7 +68,7 @@ def _start(matcher, edits, position):
 
 @kernel_part
 @typing.no_type_check
-def _align(expected, cyclic, matcher, edits, code):
+def _align(expected, again, matcher, edits, code):
     """One column of the edit distance.
 
     ``edits[k]`` is the least number of edits with which the requests so far bring the matcher to
@@ -66,7 +78,7 @@ def _align(expected, cyclic, matcher, edits, code):
     base = matcher[NEXT] - BAND
     best, place, found = _UNREACHABLE, 0, False
     for k in range(edits.size):
-        hit = code != NONE and _expected(expected, cyclic, base + k - 1) == code
+        hit = code != NONE and _expected(expected, again, base + k - 1) == code
         fewest = edits[k] if hit else _UNREACHABLE
         if k + 1 < edits.size:
             fewest = min(fewest, edits[k + 1] + 1)  # the program added this request

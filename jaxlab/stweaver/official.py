@@ -2,11 +2,10 @@
 
 import typing
 
-import numba
 import numpy as np
 from jaxtyping import Int64
 
-from jaxlab.stweaver.kernel_part import kernel_part
+from jaxlab.stweaver.kernel import kernel, kernel_part
 from jaxlab.stweaver.lifetimes import Lifetimes
 
 
@@ -38,7 +37,7 @@ def official(lives: Lifetimes) -> Int64[np.ndarray, " live"]:
     return _official(lives.size, lives.first, lives.last, order)
 
 
-@numba.njit(cache=True)
+@kernel
 @typing.no_type_check
 def _official(size, first, last, order):
     count = order.size

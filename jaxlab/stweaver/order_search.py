@@ -2,11 +2,10 @@
 
 import typing
 
-import numba
 import numpy as np
 from jaxtyping import Int64
 
-from jaxlab.stweaver.kernel_part import kernel_part
+from jaxlab.stweaver.kernel import kernel, kernel_part
 from jaxlab.stweaver.order_graph import Graph
 
 
@@ -153,7 +152,7 @@ def _evaluate(
     return peak, where
 
 
-@numba.njit(cache=True)
+@kernel
 @typing.no_type_check
 def _beam(
     back, width, keys, base, size, kept, users, reads, reads_at, on_entry, writes, writes_at,
@@ -226,7 +225,7 @@ def _beam(
     return orders[0].copy()
 
 
-@numba.njit(cache=True)
+@kernel
 @typing.no_type_check
 def _profile(
     order, base, size, kept, users, reads, reads_at, on_entry, writes, writes_at, workspace
@@ -250,7 +249,7 @@ def _profile(
     return live, before, behind
 
 
-@numba.njit(cache=True)
+@kernel
 @typing.no_type_check
 def _improve(
     start, bound, moves, rng, producer, readers, readers_at, base, size, kept, users, reads,

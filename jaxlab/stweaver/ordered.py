@@ -11,7 +11,7 @@ import typing
 
 import numpy as np
 
-from jaxlab.stweaver.kernel_part import kernel_part
+from jaxlab.stweaver.kernel import kernel_part
 
 NONE = np.int64(-1)  # of a plain int numba would compile every callee once more
 

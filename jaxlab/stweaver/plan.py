@@ -6,18 +6,18 @@ import hashlib
 import io
 import json
 import os
-import pathlib
-import tempfile
 import typing
 
 import numpy as np
 from jaxtyping import Int64
 
 from jaxlab.stweaver.check import check
+from jaxlab.stweaver.csv_files import write_whole
 from jaxlab.stweaver.trace import Trace
 
 _FORMAT = "jaxlab.stweaver plan 1"
 _COLUMNS = ["id", "size", "start", "end", "offset"]
+_FACTS = ("height", "lower_bound", "planner", "seconds")
 _MAX_HEADER = 4096
 
 
@@ -40,6 +40,13 @@ class Plan:
     lower_bound: int
     planner: str
     seconds: float
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.lower_bound <= self.height:
+            raise ValueError(
+                f"Plan: lower_bound={self.lower_bound} and height={self.height} must not be "
+                "negative, and no plan is lower than its bound."
+            )
 
     @property
     def gap(self) -> float:
@@ -72,7 +79,7 @@ class Plan:
         """
         check(trace, self)
         body = io.StringIO()
-        writer = csv.writer(body, lineterminator="\n")
+        writer = csv.writer(body, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
         writer.writerow(_COLUMNS)
         columns = (trace.id, trace.size, trace.start, trace.end, self.offsets)
         writer.writerows(zip(*(column.tolist() for column in columns), strict=True))
@@ -86,12 +93,7 @@ class Plan:
             "seconds": self.seconds,
         }
         digest = _digest(header, text)
-        target = pathlib.Path(path)
-        with tempfile.NamedTemporaryFile(
-            "w", dir=target.parent, prefix=target.name, delete=False, encoding="utf-8", newline=""
-        ) as file:
-            file.write("# " + json.dumps({**header, "sha256": digest}) + "\n" + text)
-        os.replace(file.name, target)
+        write_whole(path, "# " + json.dumps({**header, "sha256": digest}) + "\n" + text)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], trace: Trace) -> "Plan":
@@ -117,6 +119,7 @@ class Plan:
             header = json.loads(first.removeprefix("# "))
             digest = header.pop("sha256")
             version = header["format"]
+            period, facts = header["period"], [header[name] for name in _FACTS]
         except (ValueError, KeyError, TypeError, AttributeError):
             raise ValueError(f"{path}: not a plan; save one with Plan.save.") from None
         if version != _FORMAT:
@@ -127,20 +130,21 @@ class Plan:
         expected = zip(
             *(c.tolist() for c in (trace.id, trace.size, trace.start, trace.end)), strict=True
         )
-        if (
-            rows[:1] != [_COLUMNS]
-            or header["period"] != trace.period
-            or len(rows) != len(trace) + 1
-        ):
+        if rows[:1] != [_COLUMNS] or period != trace.period or len(rows) != len(trace) + 1:
             raise ValueError(f"{path}: made for another trace (period or number of requests).")
         for row, request in zip(rows[1:], expected, strict=True):
             if row[:4] != [str(value) for value in request]:
                 raise ValueError(f"{path}: made for another trace: {row[:4]} is not {request}.")
-        plan = cls(
-            np.array([int(row[4]) for row in rows[1:]], np.int64),
-            *(header[name] for name in ("height", "lower_bound", "planner", "seconds")),
-        )
-        check(trace, plan)
+        if [type(fact) for fact in facts[:3]] != [int, int, str] or not isinstance(
+            facts[3], int | float
+        ):
+            raise ValueError(f"{path}: {dict(zip(_FACTS, facts, strict=True))} in its header.")
+        try:
+            offsets = np.array([int(row[4]) for row in rows[1:]], np.int64)
+            plan = cls(offsets, *facts)
+            check(trace, plan)
+        except (ValueError, OverflowError, IndexError) as error:
+            raise ValueError(f"{path}: not a plan of this trace: {error}") from None
         return plan
 
 

@@ -45,6 +45,7 @@ def plan(
         - ``"search"``: iterated local search over the order of placement;
         - ``"exact"``: branch and bound, proves optima and refutes capacities (small traces).
       time_limit: seconds for search, exact and portfolio, 10 by default; the others ignore it.
+        What compiling takes, the first time after an installation, comes on top.
       capacity: be content with a plan of at most this many bytes. A lower bound above it in the
         result proves that there is none.
       alignment: bytes; sizes are rounded up to, and offsets are, multiples of it.
@@ -63,15 +64,16 @@ def plan(
       >>> best.height, best.proven_optimal
       (9, True)
     """
-    from jaxlab.stweaver.portfolio import offsets_and_bound  # numba loads slowly
+    from jaxlab.stweaver.portfolio import compiled, offsets_and_bound  # numba loads slowly
 
-    begin = time.perf_counter()
     if planner not in PLANNERS:
         raise ValueError(f"plan: planner={planner!r} is not one of {', '.join(PLANNERS)}.")
     if time_limit is not None and not time_limit > 0:
         raise ValueError(f"plan: time_limit={time_limit} must be positive seconds, or None.")
     if capacity is not None and capacity < 0:
         raise ValueError(f"plan: capacity={capacity} must not be negative.")
+    compiled(planner)
+    begin = time.perf_counter()
     lives = Lifetimes.of(trace, alignment)
     lower = lower_bound(trace, alignment=alignment)
     deadline = begin + (_SECONDS if time_limit is None else time_limit)

@@ -1,5 +1,6 @@
 """Which planners run for how long, and the lowest of their plans."""
 
+import functools
 import time
 
 import numpy as np
@@ -12,6 +13,7 @@ from jaxlab.stweaver.lifetimes import Lifetimes
 from jaxlab.stweaver.official import official
 from jaxlab.stweaver.orders import ORDERS
 from jaxlab.stweaver.stweaver import stweaver
+from jaxlab.stweaver.tiling import is_full, tile
 from jaxlab.stweaver.trace import Trace
 
 _CLIMB = 0.1  # share of the portfolio's time before the exact planner takes over
@@ -58,6 +60,10 @@ def offsets_and_bound(
     else:
         use_exact = planner == "exact" or (planner == "portfolio" and suits(lives))
         offsets = _quick(trace, lives, planner, goal, deadline)
+        if use_exact and _height(lives, offsets) > goal and is_full(lives, goal):
+            until = (time.perf_counter() + deadline) / 2
+            tiled = tile(lives, goal, deadline=until, seed=seed)
+            offsets = offsets if tiled is None else tiled
         if planner in ("search", "portfolio"):
             share = _CLIMB if use_exact else 1.0
             until = time.perf_counter() + share * max(deadline - time.perf_counter(), 0.0)
@@ -67,6 +73,30 @@ def offsets_and_bound(
                 lives, lower=lower, offsets=offsets, capacity=capacity, deadline=deadline, seed=seed
             )
     return offsets, lower
+
+
+@functools.cache
+def compiled(planner: str) -> None:
+    """Compiles what a planner runs, or loads it, so that a time limit is one of planning alone.
+
+    Five arcs around a ring need height 3 where their load is 2, so every planner has to search.
+
+    Args:
+      planner: a name that ``plan`` knows.
+    """
+    count, period = np.arange(5), None if planner == "stweaver_official" else 5
+    ring = Trace.of(np.ones(5, np.int64), count, count + 2, period=period)
+    lives = Lifetimes.of(ring)
+    stacked, ages = np.arange(5), time.perf_counter() + 3600
+    if planner in ("search", "portfolio"):
+        improve(lives, stacked, goal=2, deadline=ages, rounds=1)
+    if planner in ("exact", "portfolio"):
+        exact(lives, lower=2, offsets=stacked, deadline=ages)
+        pair = Lifetimes.of(Trace.of([1, 1], [0, 0], [1, 1]))
+        tile(pair, 2, deadline=ages)
+    if planner != "exact":
+        quick = "greedy" if planner == "search" else planner
+        offsets_and_bound(ring, lives, quick, lower=3, capacity=6, deadline=ages, seed=0)
 
 
 def _quick(

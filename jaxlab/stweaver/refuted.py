@@ -8,7 +8,7 @@ import typing
 
 import numpy as np
 
-from jaxlab.stweaver.kernel_part import kernel_part
+from jaxlab.stweaver.kernel import kernel_part
 
 _PROBES = 4
 

@@ -4,12 +4,12 @@ import dataclasses
 import typing
 from collections.abc import Callable
 
-import numba
 import numpy as np
 from jaxtyping import Bool, Int64
 
 from jaxlab.stweaver import bfc, blocks, caching, floor
 from jaxlab.stweaver.events import Events
+from jaxlab.stweaver.kernel import kernel
 from jaxlab.stweaver.ordered import NONE
 from jaxlab.stweaver.settings import BFC, CACHING, Settings
 from jaxlab.stweaver.tflite import tflite_offsets
@@ -216,7 +216,7 @@ def _offline(trace: Trace, events: Events, offsets: Int64[np.ndarray, " requests
     )
 
 
-@numba.njit(cache=True)
+@kernel
 @typing.no_type_check
 def _replay(heap, settings, request, malloc, size, stream, address, curves):
     block_of = np.full(size.size, NONE, np.int64)

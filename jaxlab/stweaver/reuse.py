@@ -3,11 +3,10 @@
 import typing
 from collections.abc import Sequence
 
-import numba
 import numpy as np
 from jaxtyping import Int64
 
-from jaxlab.stweaver.kernel_part import kernel_part
+from jaxlab.stweaver.kernel import kernel, kernel_part
 from jaxlab.stweaver.trace import Trace
 
 
@@ -34,7 +33,7 @@ class LayerSpans(typing.NamedTuple):
 
 
 def layer_runs(
-    trace: Trace, layers: Sequence[str], periodic: bool
+    trace: Trace, layers: Sequence[str], periodic: bool, last: int | None = None
 ) -> tuple[Int64[np.ndarray, " requests"], Int64[np.ndarray, " requests"]]:
     """Numbers the runs of layers in which each request is allocated and freed.
 
@@ -42,6 +41,7 @@ def layer_runs(
       trace: the requests.
       layers: the names that count.
       periodic: whether every iteration is the same one.
+      last: iterations after this one are like it; None if every one counts by itself.
 
     Returns:
       Two keys a request; -1 where the layer is not among the names.
@@ -56,6 +56,8 @@ def layer_runs(
         layer = known[codes]
         at = np.maximum(np.searchsorted(begins, time, side="right") - 1, 0)
         iteration = np.zeros(len(trace), np.int64) if periodic else iterations[at] + 1
+        if last is not None:
+            iteration = np.minimum(iteration, last + 1)
         keys.append(np.where(layer < 0, -1, iteration * len(layers) + layer))
     return keys[0], keys[1]
 
@@ -118,7 +120,7 @@ def reusable(
     )
 
 
-@numba.njit(cache=True)
+@kernel
 @typing.no_type_check
 def _sweep(start, end, low, high, height, windows, by_start):
     count = windows.shape[0]

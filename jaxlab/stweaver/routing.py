@@ -2,9 +2,10 @@
 
 import typing
 
-import numba
 import numpy as np
 from jaxtyping import Float64, Int64
+
+from jaxlab.stweaver.kernel import kernel
 
 _SKEW = 0.3  # deviation of an expert's mean logit over experts: the router's lasting preference
 _DRIFT = 0.2  # deviation of the same from one microbatch to the next: what its text is about
@@ -43,7 +44,7 @@ def expert_tokens(
     return counts
 
 
-@numba.njit(cache=True)
+@kernel
 @typing.no_type_check
 def _draw(
     edges: Float64[np.ndarray, " experts"],

@@ -4,12 +4,12 @@ import dataclasses
 import functools
 import typing
 
-import numba
 import numpy as np
-from jaxtyping import Int64
+from jaxtyping import Bool, Int64
 
 from jaxlab.stweaver import blocks, caching, intervals, matching
 from jaxlab.stweaver.events import Events
+from jaxlab.stweaver.kernel import kernel
 from jaxlab.stweaver.ordered import NONE
 from jaxlab.stweaver.plan import Plan
 from jaxlab.stweaver.replay import Replay
@@ -51,10 +51,27 @@ def static_part(profile: Trace) -> Trace:
       profile: all requests of the profiled program.
 
     Returns:
-      Their trace, sizes rounded up to multiples of 512 bytes.
+      Their trace, sizes rounded up to multiples of 512 bytes. When the last iteration will repeat,
+      what it leaves to the next one is live in all of it: its bytes are still in use when the
+      iteration begins again.
     """
-    part = profile.select(~profile.dynamic & (profile.size > SLOT))
-    return dataclasses.replace(part, size=-(-part.size // SLOT) * SLOT)
+    part = profile.select(_planned(profile))
+    start = part.start
+    if _repeats(profile):
+        last = profile.iteration.max()
+        within = profile.phase_start[profile.iteration == last]
+        left = (part.iteration == last) & ~np.isin(part.phase_end, within)
+        start = np.where(left, profile.start[profile.iteration == last].min(), start)
+    return dataclasses.replace(part, size=-(-part.size // SLOT) * SLOT, start=start)
+
+
+def _planned(profile: Trace) -> Bool[np.ndarray, " requests"]:
+    return ~profile.dynamic & (profile.size > SLOT)
+
+
+def _repeats(profile: Trace) -> bool:
+    """Whether the profile shows a first iteration and one like all later ones."""
+    return profile.period is None and len(set(profile.iteration[profile.iteration >= 0])) > 1
 
 
 @typing.no_type_check
@@ -72,7 +89,8 @@ class Runtime:
     Two live requests never share a byte, whatever the program does.
 
     Attributes:
-      profile: the profiled requests; a period repeats the planned sequence.
+      profile: the profiled requests. A period repeats; so does the last of several iterations,
+        as often as a run needs (the first iteration of training differs from all others).
       offsets: int64 ``[planned]``, an address in the arena for each request of
         ``static_part(profile)``, in its order.
       height: bytes of the arena.
@@ -127,6 +145,20 @@ class Runtime:
         return layer_spans(self.profile)
 
     @functools.cached_property
+    def _sequence(self) -> tuple[Int64[np.ndarray, " planned"], int]:
+        """Planned requests in the order of their allocation, and where they go on after the last.
+
+        NONE if they do not.
+        """
+        start = self.profile.start[_planned(self.profile)]
+        order = np.argsort(start, kind="stable")
+        if self.profile.period is not None:
+            return order, 0 if order.size else int(NONE)
+        repeated = self._static.iteration[order] == self.profile.iteration.max(initial=0)
+        again = _repeats(self.profile) and repeated.any()
+        return order, int(np.argmax(repeated)) if again else int(NONE)
+
+    @functools.cached_property
     def _slots(self) -> int:
         """Slots of the pool at first: twice the profiled peak."""
         small = (self.profile.size <= SLOT) & (self.profile.size > 0)
@@ -166,7 +198,7 @@ class Runtime:
             raise ValueError(
                 f"Runtime: capacity={capacity} is less than the arena of {self.height} bytes."
             )
-        order = np.argsort(self._static.start, kind="stable")
+        order, again = self._sequence
         expected, codes = _codes(self._static, trace)
         window, ranges = self._windows(trace) if reuse else _no_windows(trace)
         events = Events.of(trace)
@@ -187,7 +219,7 @@ class Runtime:
             window,
             expected[order],
             self.offsets[order],
-            self.profile.period is not None,
+            again,
             resynchronize,
             free,
             tuple(ranges),
@@ -224,7 +256,8 @@ class Runtime:
     def _windows(self, trace: Trace) -> tuple[Int64[np.ndarray, " requests"], Windows]:
         """For each request the number of its window (or NONE), and the windows' idle ranges."""
         period, spans = self.profile.period, self._spans
-        begins, ends = layer_runs(trace, self.profile.layers, period is not None)
+        last = int(self.profile.iteration.max(initial=0)) if _repeats(self.profile) else None
+        begins, ends = layer_runs(trace, self.profile.layers, period is not None, last)
         seen = np.isin(begins, spans.key) & np.isin(ends, spans.key)
         rows = np.flatnonzero(seen & trace.dynamic & (trace.size > SLOT))
         keys = int(spans.key.max(initial=0)) + 1
@@ -263,7 +296,7 @@ def _codes(
     return planned, np.where(trace.dynamic, NONE, run)
 
 
-@numba.njit(cache=True)
+@kernel
 @typing.no_type_check
 def _run(
     request,
@@ -273,7 +306,7 @@ def _run(
     window,
     expected,
     offsets,
-    cyclic,
+    again,
     resynchronize,
     free,
     ranges,
@@ -320,11 +353,11 @@ def _run(
                 else:
                     served[_NO_ROOM] += 1
             else:
-                found = matching.match(expected, cyclic, resynchronize, matcher, edits, codes[row])
+                found = matching.match(expected, again, resynchronize, matcher, edits, codes[row])
                 if found == NONE:
                     served[_UNMATCHED] += 1
                 else:
-                    place = offsets[found % offsets.size]
+                    place = offsets[matching.entry_at(expected.size, again, found)]
                     if intervals.claim(free, place, place + bytes_needed):
                         served[_PLANNED] += 1
                     else:

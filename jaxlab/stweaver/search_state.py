@@ -5,7 +5,7 @@ import typing
 import numpy as np
 from jaxtyping import Int64, UInt64
 
-from jaxlab.stweaver.kernel_part import kernel_part
+from jaxlab.stweaver.kernel import kernel_part
 
 OPEN, BLOCKED, PLACED = 0, 1, 2  # status of a request
 TRAIL, WORK, CAPACITY, STRATEGY = 0, 1, 2, 3  # counters

@@ -1,4 +1,4 @@
-"""The settings of a simulated allocator, checked, in the form that compiled code takes."""
+"""The settings of a simulated allocator, checked, in the form that kernels take."""
 
 import typing
 

@@ -2,10 +2,10 @@
 
 import typing
 
-import numba
 import numpy as np
 from jaxtyping import Int64
 
+from jaxlab.stweaver.kernel import kernel
 from jaxlab.stweaver.trace import Trace
 
 
@@ -42,7 +42,7 @@ def tflite_offsets(trace: Trace, alignment: int = 64) -> Int64[np.ndarray, " req
     return offsets
 
 
-@numba.njit(cache=True)
+@kernel
 @typing.no_type_check
 def _place(start, end, size, alignment):
     count = size.size

@@ -99,7 +99,7 @@ def _trace(snapshot: Any, device: int | None) -> Trace:
     untouched = [
         _Request(address, _requested(block), 0, _where(_frames(block)), stream)
         for block, address, stream in blocks
-        if str(block.get("state", "")).startswith("active") and address not in live
+        if _field(block, "state", str, "").startswith("active") and address not in live
     ]
     requests = sorted([*untouched, *requests], key=lambda r: (r.start, r.address))
     return _columns(requests, finish=len(events) + 1)
@@ -177,7 +177,8 @@ def _where(frames: Sequence[Any]) -> str:
     own = [f for f in python if "torch" not in PurePath(f["filename"]).parts]
     for frame in (*own, *python, *named):
         file = PurePath(frame["filename"]).name
-        return f"{file}:{frame.get('line', '?')} {frame.get('name', '')}"[:200].strip()
+        line, name = _field(frame, "line", int, 0), _field(frame, "name", str, "")
+        return f"{file}:{line or '?'} {name}"[:200].strip()
     return ""
 
 
@@ -209,7 +210,10 @@ def _field(record: Any, name: str, kind: type, default: Any = None) -> Any:
         raise ValueError(f"a record that should hold {name!r} is not a dict.")
     value = record.get(name, default)
     if not isinstance(value, kind) or isinstance(value, bool):
-        raise ValueError(f"{name}={value!r:.80} is not of type {kind.__name__}.")
+        if value is None or isinstance(value, int | float | str):
+            raise ValueError(f"{name}={value!r:.80} is not of type {kind.__name__}.")
+        # no text of the value: it may be a list that holds itself a million times
+        raise ValueError(f"{name} is a {type(value).__name__}, not of type {kind.__name__}.")
     return value
 
 

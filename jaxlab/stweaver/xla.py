@@ -238,7 +238,8 @@ def _one(folder: str | Path, module: str, suffix: str) -> Path:
         if path.name.endswith(suffix) and module in path.name
     )
     if not found:
-        raise FileNotFoundError(f"no *{module}*{suffix} in {folder}; dump with --xla_dump_to.")
+        name = f"*{module}*{suffix}" if module else f"*{suffix}"
+        raise FileNotFoundError(f"no {name} in {folder}; dump with --xla_dump_to.")
     if len(found) > 1:
         names = ", ".join(path.name.removesuffix(suffix) for path in found[:5])
         raise ValueError(f"{folder} holds {len(found)} programs ({names}, ...); name one.")
@@ -253,7 +254,7 @@ def _read(path: Path) -> str:
 
 def _live_ranges(text: str) -> dict[tuple[str, str], tuple[int, int]]:
     return {
-        (match["name"], match["index"]): (int(match["start"]), int(match["end"]))
+        (match["name"], match["index"]): (_number(match["start"]), _number(match["end"]))
         for line in text.partition("BufferLiveRange:")[2].splitlines()
         if (match := _RANGE.match(line))
     }
@@ -276,12 +277,18 @@ def _temporaries(text: str) -> tuple[list[dict[str, Any]], int]:
         if allocation := _ALLOCATION.match(line):
             base = None
             if allocation["kind"].endswith("preallocated-temp"):
-                base, total = total, total + int(allocation["size"])
+                base, total = total, total + _number(allocation["size"])
         elif line.startswith(" value:"):
             value = _VALUE.match(line)
             if value is None:
                 raise ValueError(f"buffer assignment: cannot read the line {line!r}.")
             if base is not None:
-                placed = {"size": int(value["size"]), "offset": base + int(value["offset"])}
+                placed = {"size": _number(value["size"]), "offset": base + _number(value["offset"])}
                 rows.append({**value.groupdict(), **placed})
     return rows, total
+
+
+def _number(digits: str) -> int:
+    if len(digits) > 18:
+        raise ValueError(f"the dump holds the number {digits[:20]}..., more than any memory has.")
+    return int(digits)

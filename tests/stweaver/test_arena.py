@@ -127,6 +127,8 @@ def test_bad_plans_are_refused_before_the_run() -> None:
     for offset in (-64, 32):
         with pytest.raises(ValueError, match="multiple of 64"):
             run_in_arena(jnp.sin, x, plan=Offsets(np.array([0, offset])))
+    with pytest.raises(ValueError, match="at offset 1125899906842624 needs an arena of more than"):
+        run_in_arena(jnp.sin, x, plan=Offsets(np.array([0, 1 << 50])))
 
 
 def test_donated_arguments_give_their_bytes_to_results() -> None:

@@ -50,6 +50,20 @@ def test_report(csv_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[st
     ]
 
 
+def test_comparing_a_periodic_trace(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    periodic = Trace.of(size=[700, 3000], start=[0, 4], end=[3, 12], period=10)
+    write_csv(tmp_path / "trace.csv", periodic)
+    out = tmp_path / "compare.json"
+    options = ["--allocators", "tflite", "bump", "--json", str(out)]
+    assert main(["compare", str(tmp_path / "trace.csv"), *options]) == 0
+    text = capsys.readouterr().out
+    assert "tflite is left out: it plans no periodic trace" in text
+    assert "3 periods" in text
+    rows = {row["name"]: row for row in json.loads(out.read_text())["rows"]}
+    assert set(rows) == {"plan (portfolio)", "bump"}
+    assert rows["bump"]["allocated"] == 3700  # the second period begins before the first ends
+
+
 def test_plan_writes_a_plan_that_loads(csv_file: Path, tmp_path: Path) -> None:
     target, picture = tmp_path / "plan.csv", tmp_path / "plan.svg"
     options = ["--planner", "greedy", "--alignment", "256", "--picture", str(picture)]

@@ -1,4 +1,4 @@
-"""The simulated BFC allocator against the allocator of a real GPU."""
+"""The simulated allocators against those of a real GPU."""
 
 import json
 import os
@@ -9,6 +9,7 @@ import jax
 import pytest
 
 from jaxlab.stweaver import Trace, simulate
+from tests.stweaver.test_torch_snapshot import same_addresses
 
 # A program's name and bytes of an array in MiB. None has a matrix product or a convolution: tuning
 # those allocates, and the peak of a process cannot be reset.
@@ -95,3 +96,22 @@ def test_peak_of_a_program_is_that_of_the_simulated_bfc(program: str) -> None:
     others = ready["bytes_in_use"] - placed["bytes_in_use"] + before["bytes_in_use"]
     assert abs(ran["peak_bytes_in_use"] - others - replay.peak_allocated) <= 2 << 20
     assert abs(ran["bytes_in_use"] - others - (allocated[-1] - facts["temp"])) <= 2 << 20
+
+
+@pytest.mark.gpu
+def test_a_recorded_step_of_pytorch_is_replayed_address_by_address(tmp_path):
+    torch = pytest.importorskip("torch", reason="needs PyTorch")
+    if not torch.cuda.is_available():
+        pytest.skip("needs PyTorch with CUDA")
+    if "expandable" in os.environ.get("PYTORCH_CUDA_ALLOC_CONF", ""):
+        pytest.skip("expandable segments are configured")
+    path = tmp_path / "snapshot.pickle"
+    torch.cuda.memory._record_memory_history(max_entries=200_000)
+    layers = [torch.nn.Linear(1 << k, 1 << k, device="cuda") for k in (9, 11, 12)]
+    for _ in range(3):
+        for layer in layers:
+            x = torch.ones(777, layer.in_features, device="cuda")
+            torch.nn.functional.gelu(layer(x)).square().mean().backward()
+    torch.cuda.memory._dump_snapshot(str(path))
+    torch.cuda.memory._record_memory_history(enabled=None)
+    assert same_addresses(path) > 2

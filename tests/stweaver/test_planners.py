@@ -1,4 +1,6 @@
 import dataclasses
+import hashlib
+import json
 import types
 
 import hypothesis
@@ -23,6 +25,35 @@ def checked(trace, planner, **options):
     assert collisions(*columns, made.offsets.tolist(), trace.period) == []
     assert made.height >= made.lower_bound >= load(*columns, trace.period)
     return made
+
+
+def test_the_checker_does_not_overflow():
+    placed = types.SimpleNamespace(offsets=np.array([2**63 - 10]), height=20)
+    with pytest.raises(ValueError, match="ends above"):
+        check(Trace.of([20], [0], [1]), placed)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"period": ...}, {"height": "x"}, {"lower_bound": 1000}, {"planner": 3}, {"seconds": "s"}],
+)
+def test_plans_with_a_mended_checksum_are_refused(tmp_path, change):
+    trace = Trace.of([20, 5], [0, 0], [2, 1])
+    path = tmp_path / "plan.csv"
+    plan(trace, planner="greedy").save(path, trace)
+    first, text = path.read_text().split("\n", 1)
+    header = json.loads(first.removeprefix("# "))
+    del header["sha256"]
+    header = {name: value for name, value in {**header, **change}.items() if value is not ...}
+    digest = hashlib.sha256((json.dumps(header, sort_keys=True) + text).encode()).hexdigest()
+    path.write_text("# " + json.dumps({**header, "sha256": digest}) + "\n" + text)
+    with pytest.raises(ValueError, match="plan"):
+        Plan.load(path, trace)
+
+
+def test_no_plan_is_lower_than_its_bound():
+    with pytest.raises(ValueError, match="lower_bound=21"):
+        Plan(np.array([0]), 20, 21, "greedy", 0.0)
 
 
 @pytest.mark.parametrize("planner", ALL)

@@ -272,6 +272,30 @@ def test_a_periodic_plan_serves_many_iterations() -> None:
     assert replay.counters["planned"] == 3 * len(static_part(profile))
 
 
+@pytest.mark.parametrize("schedule", ["N", "V", "ZOR"])
+def test_the_last_profiled_iteration_repeats(schedule: str) -> None:
+    how = dataclasses.replace(SMALL, schedule=schedule, microbatches=8)
+    profile = schedule_trace(TINY, how, iterations=2)
+    runtime = Runtime.of(profile, quick(static_part(profile)))
+    for iterations in (2, 3, 7, 20):
+        run = schedule_trace(TINY, how, iterations=iterations)
+        replay = runtime.replay(run)
+        assert collision(run, replay) is None
+        assert replay.counters["unmatched"] == replay.counters["occupied"] == 0, iterations
+        assert replay.counters["planned"] == len(static_part(run))
+        first = runtime.replay(profile).counters
+        if iterations > 2:  # the second iteration's share of idle ranges, again and again
+            assert replay.counters["reused"] > first["reused"]
+
+
+def test_one_profiled_iteration_is_not_taken_for_a_steady_one() -> None:
+    profile = schedule_trace(TINY, SMALL, iterations=1)
+    replay = Runtime.of(profile, quick(static_part(profile))).replay(
+        schedule_trace(TINY, SMALL, iterations=2)
+    )
+    assert replay.counters["planned"] == len(static_part(profile))
+
+
 def test_comparison_and_reduction() -> None:
     run = schedule_trace(TINY, SMALL)
     replays = compare(run, quick)

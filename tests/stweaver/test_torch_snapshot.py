@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from jaxlab.stweaver import simulate
 from jaxlab.stweaver.plain_pickle import loads_plain
 from jaxlab.stweaver.torch_snapshot import read_torch_snapshot
 from jaxlab.stweaver.trace import Trace
@@ -52,6 +53,44 @@ def save(folder: Path, snapshot: Any, protocol: int = 4) -> Path:
 
 def rows(trace: Trace) -> list[tuple[int, int, int]]:
     return list(zip(trace.size.tolist(), trace.start.tolist(), trace.end.tolist(), strict=True))
+
+
+def nested(levels: int) -> list[Any]:
+    """A list whose text has 10^levels entries, in a pickle of a few bytes a level."""
+    value: list[Any] = []
+    for _ in range(levels):
+        value = [value] * 10
+    return value
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("field", ["size", "state", "address"])
+def test_values_of_the_wrong_type_are_never_printed(tmp_path: Path, field: str) -> None:
+    for value in (nested(12), nested(1) * 3):
+        path = save(tmp_path, {"segments": [segment([{**block(512, "inactive"), field: 7}])]})
+        snapshot = {"segments": [segment([block(512, "inactive")])]}
+        snapshot["segments"][0]["blocks"][0][field] = value
+        path.write_bytes(pickle.dumps(snapshot, 4))
+        with pytest.raises(ValueError, match=f"{field} is a list"):
+            read_torch_snapshot(path)
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("part", ["line", "name"])
+def test_frames_are_never_printed_either(tmp_path: Path, part: str) -> None:
+    frames = [{**FRAMES[2], part: nested(12)}]
+    history = [[event("alloc", 0, 512, frames=frames)]]
+    path = save(tmp_path, {"segments": [], "device_traces": history})
+    with pytest.raises(ValueError, match=f"{part} is a list"):
+        read_torch_snapshot(path)
+
+
+def test_a_deep_list_is_refused_like_any_other(tmp_path: Path) -> None:
+    path = tmp_path / "deep.pickle"
+    deep = b"]" * 100_000 + b"a" * 99_999
+    path.write_bytes(b"\x80\x04" + deep + b".")
+    with pytest.raises(ValueError, match="read_torch_snapshot"):
+        read_torch_snapshot(path)
 
 
 @pytest.mark.parametrize("protocol", [2, 3, 4, 5])
@@ -245,3 +284,76 @@ def test_damaged_pickles_raise_value_errors_only(value: Any, data: st.DataObject
         loads_plain(bytes(whole[: data.draw(st.integers(0, len(whole)))]))
     except ValueError:
         return
+
+
+# A record replayed by the simulator, address by address.
+
+
+def same_addresses(path: Path) -> int:
+    """Replays a record; returns its segments after comparing every address, modulo their bases.
+
+    The k-th recorded allocation is the k-th request. Where the driver puts a segment is its own
+    affair, so within a segment all addresses must differ from the simulator's by the same amount.
+    """
+    snapshot = loads_plain(path.read_bytes())
+    assert isinstance(snapshot, dict)
+    recorded = [one for one in snapshot["device_traces"][0] if one["action"] == "alloc"]
+    trace = read_torch_snapshot(path)
+    simulated = simulate(trace, "caching").address
+    assert trace.size.tolist() == [one["size"] for one in recorded]
+    shifts: dict[int, int] = {}
+    for one, address in zip(recorded, simulated.tolist(), strict=True):
+        (base,) = (
+            segment["address"]
+            for segment in snapshot["segments"]
+            if 0 <= one["addr"] - segment["address"] < segment["total_size"]
+        )
+        shift = address - one["addr"]
+        assert shifts.setdefault(base, shift) == shift, hex(one["addr"])
+    assert len(set(shifts.values())) == len(shifts)
+    return len(shifts)
+
+
+# Sizes in KiB, worked out by hand from the rules of PyTorch's caching allocator: (name, size,
+# place) allocates, a bare name frees. Places from 100000 and 200000 on are two large segments.
+RECORD: list[tuple[str, float, int] | str] = [
+    ("a", 1000 / 1024, 0),  # rounds to 1 KiB, first of a segment of 2 MiB
+    ("b", 600 / 1024, 1),
+    "a",
+    ("c", 0.5, 0),  # best fit: the hole of 1 KiB, cut in two
+    ("d", 0.5, 0),  # (half a KiB further up, see below)
+    ("e", 3 * 1024, 100_000),  # less than 10 MiB: a segment of 20 MiB
+    ("f", 12 * 1024, 100_000 + 3 * 1024),  # fits into its rest
+    ("g", 6 * 1024, 200_000),  # 5 MiB are left, so another segment
+    "e",
+    ("h", 2.5 * 1024, 100_000),  # the hole of 3 MiB, whole: 0.5 MiB would be left
+    ("i", 1024.5, 100_000 + 15 * 1024),  # tightest is the hole of 5 MiB
+    "f",
+    ("j", 11 * 1024, 100_000 + 3 * 1024),
+    "b",
+    ("k", 1024, 1),  # the small pool still serves 1 MiB
+]
+
+
+def test_a_record_is_replayed_address_by_address(tmp_path: Path) -> None:
+    bases = {0: 0, 100_000: 1 << 32, 200_000: 1 << 33}
+    events, live = [], {}
+    for step in RECORD:
+        if isinstance(step, str):
+            at, size = live.pop(step)
+            events.append(event("free_completed", at, size))
+            continue
+        name, kib, place = step
+        base = max(one for one in bases if one <= place)
+        at = bases[base] + (place - base) * 1024 + (512 if name == "d" else 0)
+        live[name] = (at, int(kib * 1024))
+        events.append(event("alloc", at, int(kib * 1024)))
+    segments = [
+        {**segment([]), "address": BASE + at, "total_size": (2 if at == 0 else 20) << 20}
+        for at in bases.values()
+    ]
+    path = save(tmp_path, {"segments": segments, "device_traces": [events]})
+    assert same_addresses(path) == 3
+    events[-1] = {**events[-1], "addr": events[-1]["addr"] + 512}
+    with pytest.raises(AssertionError):
+        same_addresses(save(tmp_path, {"segments": segments, "device_traces": [events]}))

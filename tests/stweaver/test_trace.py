@@ -3,6 +3,7 @@ import dataclasses
 import hypothesis
 import numpy as np
 import pytest
+from hypothesis import strategies as st
 
 from jaxlab.stweaver import Trace, lower_bound, read_csv, read_minimalloc, write_csv
 from jaxlab.stweaver.bound import next_height
@@ -33,6 +34,45 @@ def test_what_is_wrong_is_named(change, message):
     Trace.of(**good)
     with pytest.raises(ValueError, match=message):
         Trace.of(**{**good, **change})
+
+
+@hypothesis.given(names=st.lists(st.text(min_size=1, max_size=5), max_size=5, unique=True))
+@hypothesis.settings(max_examples=60, deadline=None)
+def test_any_name_comes_back_from_a_file(tmp_path_factory, names):
+    names = [name for name in names if name.isprintable() or name in "\r\n\t"]
+    try:
+        "".join(names).encode()
+    except UnicodeEncodeError:
+        return
+    count = len(names)
+    trace = Trace.of([1] * count, [0] * count, [1] * count, id=np.array(names, np.str_))
+    path = tmp_path_factory.mktemp("names") / "trace.csv"
+    write_csv(path, trace)
+    assert read_csv(path) == trace
+
+
+def test_a_name_that_cannot_be_written_leaves_no_file(tmp_path):
+    with pytest.raises(UnicodeEncodeError):
+        write_csv(tmp_path / "x.csv", Trace.of([1], [0], [1], id=["a\ud800"]))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("size,start,end\n" + "1" * 200_000 + ",0,1\n", "line 2: field larger"),
+        ("id,size,start,end\n" + "a" * 2_000 + ",1,0,1\n", "longer than 1000"),
+    ],
+)
+def test_cells_of_unlikely_length_are_refused(tmp_path, text, message):
+    (tmp_path / "x.csv").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        read_csv(tmp_path / "x.csv")
+
+
+def test_a_byte_order_mark_is_no_part_of_a_name(tmp_path):
+    (tmp_path / "x.csv").write_text("\ufeffid,size,start,end\na,1,0,1\n")
+    assert read_csv(tmp_path / "x.csv").id.tolist() == ["a"]
 
 
 def test_uint64_beyond_int64_is_refused():
