@@ -79,6 +79,17 @@ CLAIMS = (
         preset="paper",
     ),
     Claim(
+        "boundary-exponent-limit",
+        sentence="So it does at every time, once the interaction is weak enough.",
+        source="abstract",
+        quantity="the same power between U = 1/640 and 1/320, each time",
+        unit="",
+        paper=None,
+        criterion=each(within(2.0, 0.15)),
+        obtained="exact",
+        preset="paper",
+    ),
+    Claim(
         "boundary-gap",
         sentence="A weak interaction on the contact leaves the two-point entropy measurable.",
         source="abstract",

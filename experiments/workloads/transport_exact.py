@@ -109,7 +109,12 @@ def _gaps(
 
 
 @in_double
-def interaction_sweep(lead: int, strengths: tuple[float, ...], times: tuple[float, ...]) -> dict:
+def interaction_sweep(
+    lead: int,
+    strengths: tuple[float, ...],
+    times: tuple[float, ...],
+    kinds: tuple[str, ...] = ("contact", "all"),
+) -> dict:
     """Gap S_G - S against U for interactions on the contact and on all bonds."""
     start = _start(lead, 0.0)
     return {
@@ -118,7 +123,7 @@ def interaction_sweep(lead: int, strengths: tuple[float, ...], times: tuple[floa
             for u in strengths
             for row in _gaps(contact_model(lead, kind, u), start, times)
         ]
-        for kind in ("contact", "all")
+        for kind in kinds
     }
 
 

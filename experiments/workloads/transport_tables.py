@@ -1,5 +1,7 @@
 """What the rows of the transport experiment add up to, and its tables."""
 
+import itertools
+
 import numpy as np
 
 from experiments.harness import Table
@@ -24,6 +26,16 @@ def exponents(rows: list[dict]) -> dict[str, float]:
         )
         for time in times
     }
+
+
+def local_exponents(rows: list[dict]) -> list[dict]:
+    """The same between neighboring strengths, one row for each pair."""
+    strengths = sorted({row["strength"] for row in rows})
+    return [
+        {"from U": low, "to U": high}
+        | exponents([row for row in rows if row["strength"] in (low, high)])
+        for low, high in itertools.pairwise(strengths)
+    ]
 
 
 def quench_helps(rows: list[dict]) -> bool:
@@ -80,6 +92,7 @@ def tables(found: dict) -> tuple[Table, ...]:
     if "sweep" in found:
         for kind, rows in found["sweep"].items():
             made.append(_table(f"Interaction on {kind} bonds, switched on", rows))
+        made.append(_table("Local power of U of the gap, contact", found["powers"]))
         for kind, rows in found["dots"].items():
             made.append(_table(f"Interaction on a {kind} dot, switched on", rows))
         made.append(_table("Interaction in the leads, quenched", found["quenches"]))

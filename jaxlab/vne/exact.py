@@ -295,10 +295,11 @@ def _build(h: np.ndarray, interaction: np.ndarray, particles: int) -> tuple[np.n
 
 
 def _netket() -> Any:
-    """NetKet, imported without its switching 64-bit mode on or setting a mesh for the process."""
-    quiet = ("NETKET_ENABLE_X64", "NETKET_SHARDING")
+    """NetKet, imported without its switching 64-bit mode or setting a mesh for the process."""
+    wide = str(int(jax.config.values["jax_enable_x64"]))  # NetKet's import sets it, on or off
+    quiet = {"NETKET_ENABLE_X64": wide, "NETKET_SHARDING": "0"}
     before = {name: os.environ.get(name) for name in quiet}
-    os.environ.update(dict.fromkeys(quiet, "0"))
+    os.environ.update(quiet)
     try:
         import netket
     finally:

@@ -26,6 +26,13 @@ def test_exponents_are_powers_of_the_strength():
     assert found["t=4"] == pytest.approx(2.5)
 
 
+def test_local_exponents_are_those_of_neighbors():
+    rows = [{"strength": u, "time": 1.0, "gap": u**2 + u**4} for u in (1e-4, 1e-3, 10.0, 20.0)]
+    found = transport_tables.local_exponents(rows)
+    assert [(row["from U"], row["to U"]) for row in found][::2] == [(1e-4, 1e-3), (10.0, 20.0)]
+    assert [round(row["t=1"], 1) for row in found][::2] == [2.0, 4.0]
+
+
 @pytest.mark.parametrize(
     ("off", "none", "helps"),
     [

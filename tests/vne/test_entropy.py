@@ -42,7 +42,7 @@ few = hypothesis.settings(max_examples=10)
 
 def draw(seed, sites=None):
     rng = np.random.default_rng(seed)
-    sites = sites or int(rng.integers(2, 9))
+    sites = sites or int(rng.choice([2, 5, 8]))
     return rng, mixed(rng, sites), rng.random(sites) < 0.5
 
 
@@ -282,15 +282,15 @@ def test_eager_jit_vmap_and_gradient_agree(name):
     rng = np.random.default_rng(1)
     corrs = np.stack([mixed(rng, 6) for _ in range(3)])
     region = np.array([True, False, True, True, False, False])
-    eager = [float(function(c, region)) for c in corrs]
     jitted, mapped = jax.jit(function), jax.jit(jax.vmap(function, (0, None)))
-    np.testing.assert_allclose([jitted(c, region) for c in corrs], eager, rtol=1e-12)
-    np.testing.assert_allclose(mapped(corrs, region), eager, rtol=1e-12)
+    alone = [float(jitted(c, region)) for c in corrs]
+    assert float(function(corrs[0], region)) == pytest.approx(alone[0], rel=1e-12)
+    np.testing.assert_allclose(mapped(corrs, region), alone, rtol=1e-12)
     direction = hermitian(rng, 6)
-    _, slope = jax.jvp(lambda c: function(c, region), (corrs[0],), (direction,))
-    pulled = jax.grad(lambda c: function(c, region))(jnp.asarray(corrs[0]))
+    _, slope = jax.jvp(lambda c: jitted(c, region), (corrs[0],), (direction,))
+    pulled = jax.grad(lambda c: jitted(c, region))(jnp.asarray(corrs[0]))
     step = 1e-6
-    ahead, behind = (float(function(corrs[0] + s * direction, region)) for s in (step, -step))
+    ahead, behind = (float(jitted(corrs[0] + s * direction, region)) for s in (step, -step))
     assert float(slope) == pytest.approx((ahead - behind) / (2 * step), rel=1e-6, abs=1e-7)
     # jax's gradient of a real function is conjugate to the direction it pairs with.
     assert float(jnp.sum(pulled * direction).real) == pytest.approx(float(slope), rel=1e-9)
@@ -353,8 +353,8 @@ def test_second_derivative_is_right_where_occupations_differ():
         h = jnp.asarray(hermitian(np.random.default_rng(0), 5)) + x * jnp.diag(jnp.arange(5.0))
         return entropy(ground_corr(h, 2), np.arange(5) < 2, largest=2)
 
-    second = jax.grad(jax.grad(along))(0.3)
-    slopes = [jax.grad(along)(0.3 + s) for s in (1e-5, -1e-5)]
+    both = jax.jit(jax.value_and_grad(jax.grad(along)))
+    second, slopes = both(0.3)[1], [both(0.3 + s)[0] for s in (1e-5, -1e-5)]
     assert float(second) == pytest.approx(float(slopes[0] - slopes[1]) / 2e-5, rel=1e-5)
 
 

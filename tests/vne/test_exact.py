@@ -183,9 +183,11 @@ def test_evolution_returns(random_model):
     np.testing.assert_allclose(back, kicked, atol=1e-11)
 
 
-def test_netket_leaves_the_process_as_it_was():
-    code = """
+@pytest.mark.parametrize("wide", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_netket_leaves_the_process_as_it_was(wide):
+    code = f"""
 import jax, numpy as np, os
+jax.config.update("jax_enable_x64", {wide})
 before, variables = dict(jax.config.values), dict(os.environ)
 from jaxlab.vne import Interacting
 with jax.enable_x64(True):
@@ -193,7 +195,7 @@ with jax.enable_x64(True):
 assert dict(jax.config.values) == before
 assert dict(os.environ) == variables
 assert jax.sharding.get_abstract_mesh().empty
-assert jax.numpy.ones(1).dtype == np.float32
+assert jax.numpy.ones(1).dtype == np.float{64 if wide else 32}
 """
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
 
