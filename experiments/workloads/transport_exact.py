@@ -100,6 +100,7 @@ def _gaps(
                 "exact": exact,
                 "gaussian": gaussian,
                 "gap": gaussian - exact,
+                "gap / S": (gaussian - exact) / exact if exact > 0 else 0.0,
                 "surplus": float(entropy(corr)),
                 "low": low,
                 "high": high,
@@ -147,7 +148,10 @@ def quenches(
 
 @in_double
 def random_brackets(count: int, seed: int) -> list[dict]:
-    """Certificates of random quenches: random h, U, start (pure or thermal), time and region."""
+    """Certificates of random quenches: random h, U, start (pure or thermal), time and region.
+
+    Particles interact before the quench, after it, or both.
+    """
     rng = np.random.default_rng(seed)
     bound = jax.jit(certificate)
     rows = []
@@ -164,8 +168,9 @@ def random_brackets(count: int, seed: int) -> list[dict]:
         interaction += interaction.T
         apart = np.ones((sites, sites))
         apart[:cut, cut:] = apart[cut:, :cut] = 0
-        before = Interacting(h * apart, interaction * apart * rng.integers(2), particles)
-        after = Interacting(h, interaction * rng.integers(2), particles)
+        prepared, moved = ((1, 0), (0, 1), (1, 1))[rng.integers(3)]  # never without interaction
+        before = Interacting(h * apart, interaction * apart * prepared, particles)
+        after = Interacting(h, interaction * moved, particles)
         state, mixed = _random_start(before, cut, thermal, rng)
         (state,) = after.evolve(state, rng.uniform(0.2, 4, size=1))
         region = np.zeros(sites, bool)

@@ -39,15 +39,28 @@ def local_exponents(rows: list[dict]) -> list[dict]:
 
 
 def quench_helps(rows: list[dict]) -> bool:
-    """Whether the gap after ``off`` always falls, and lies below ``none`` at every time."""
+    """Whether the gap after ``off`` always falls, and lies below that of the other quenches."""
     helps = True
     for strength in dict.fromkeys(row["strength"] for row in rows):
-        off, none = (
-            np.array([r["gap"] for r in rows if (r["strength"], r["quench"]) == (strength, kind)])
-            for kind in ("off", "none")
+        gaps = {
+            kind: np.array(
+                [r["gap"] for r in rows if (r["strength"], r["quench"]) == (strength, kind)]
+            )
+            for kind in dict.fromkeys(row["quench"] for row in rows)
+        }
+        off = gaps.pop("off")
+        helps &= bool(
+            (np.diff(off) < 0).all() and all((off < other).all() for other in gaps.values())
         )
-        helps &= bool((np.diff(off) < 0).all() and (off < none).all())
     return helps
+
+
+def last_error(rows: list[dict]) -> float:
+    """Largest (S_G - S) / S after ``off`` at the last time."""
+    last = max(row["time"] for row in rows)
+    return max(
+        row["gap"] / row["exact"] for row in rows if (row["quench"], row["time"]) == ("off", last)
+    )
 
 
 def tightening(rows: list[dict]) -> dict[str, float | int]:
@@ -62,6 +75,11 @@ def tightening(rows: list[dict]) -> dict[str, float | int]:
         "tight": float(tight.mean()),
         "saved": float(1 - tight.mean() / plain.mean()),
     }
+
+
+def open_brackets(rows: list[dict]) -> list[dict]:
+    """Instances of states that are not Gaussian, where zero does not clip the plain bound."""
+    return [row for row in rows if 1e-6 < row["surplus"] <= row["gaussian"]]
 
 
 def split_brackets(rows: list[dict]) -> dict[str, list[dict]]:
@@ -99,10 +117,12 @@ def tables(found: dict) -> tuple[Table, ...]:
         for lead, rows in found["long"].items():
             made.append(_table(f"The same with leads of {lead} sites", rows))
         made.append(_table("The same by matrix products", found.get("chain", [])))
+        made.append(_table("The same with half as many singular values", found.get("coarse", [])))
         made.append(_table("Decay of the gap after `off` with time", _decays(found)))
         made.append(_table("Telegraph noise on the contact", found["noise"]))
     if found.get("brackets"):
         parts = split_brackets(found["brackets"])
+        parts["all, not clipped"] = open_brackets(found["brackets"])
         rows = [{"instances": name, **tightening(part)} for name, part in parts.items()]
         made.append(_table("Certificates of random quenches", rows))
     return tuple(table for table in made if table.rows)
