@@ -114,18 +114,18 @@ class Config:
 NOTES = (
     "Shortly after the contact opens the gap S_G - S grows with a higher power of U. Its part "
     "in U^2 needs particles that have crossed; it grows about as t^5 and is 2e-4 U^2 at t = 0.5. "
-    "Above it, pairs that U scatters at the contact have a weight w of order (U t)^2. In modes that "
-    "tunneling has filled with z >> w they cost about w^2 / z, of fourth order, and w ln(1 / w) only "
-    "once w >> z. The table of local powers shows it: 2 as U vanishes at every time, up to 3.4 on "
-    "the way at t = 0.5, back towards 2 at strong U. The gap at U = 0 is rounding, 1e-13. "
-    "`boundary-exponent` keeps the time 0.5 and the strengths that were declared first; "
-    "`boundary-exponent-grown` (later times, dots) and `boundary-exponent-limit` were added after "
-    "a first look.",
+    "Above it, pairs that U scatters at the contact have a weight w of order (U t)^2. In modes "
+    "that tunneling has filled with z >> w they cost about w^2 / z, of fourth order, and "
+    "w ln(1 / w) only once w >> z. The table of local powers shows it: 2 as U vanishes at every "
+    "time, up to 3.4 on the way at t = 0.5, back towards 2 at strong U. The gap at U = 0 is "
+    "rounding, 1e-13. `boundary-exponent` keeps the time 0.5 and the strengths that were declared "
+    "first; `boundary-exponent-grown` (later times, dots) and `boundary-exponent-limit` were added "
+    "after a first look.",
     "The claims on quenched leads were worded anew, and `bulk-gap` and `bracket-width` were added, "
-    "after a first look: the gap falls after `off`, but it is no small part of S in leads this short, "
-    "and more so in longer ones. In 40 sites (matrix products) the two are comparable, as far as "
-    "the singular values reach (t = 3 of 18); `none` falls there as well, and is only a few per "
-    "cent above `off`. Most of the fall of gap / S is S that grows.",
+    "after a first look: the gap falls after `off`, but it is no small part of S in leads this "
+    "short, and more so in longer ones. In 40 sites (matrix products) the two are comparable, as "
+    "far as the singular values reach (t = 3 of 18); `none` falls there as well, and is only a few "
+    "per cent above `off`. Most of the fall of gap / S is S that grows.",
     "The certificate's bar is on all instances, `bracket-width`; the split by start is ours.",
     "The slope after the opening was first fitted up to t = L / 8 for each lead, where the chord "
     "length flattens it at every L. A window of fixed times replaced it after that was seen.",
