@@ -45,7 +45,9 @@ def certificate(
       corr: ``C[i, j] = <c_i^dag c_j>`` of all sites, ``[L, L]``.
       region: bool ``[L]``.
       initial_entropy: entropy of the state of all sites, in nats; unitary evolution keeps it, so
-        that of the start will do. 0 for pure states.
+        that of the start will do. 0, the default, says that the state is PURE: for a mixed state
+        it makes both bounds wrong. Give no less than the truth for the upper bound, and no more
+        for the lower one.
       modes: how many modes of each side are tried, up to three at a time, to tighten the lower
         bound; 0 for ``S_G(A) - D(all)`` alone. Each try costs one eigenvalue problem. Derivatives
         hold these modes fixed.

@@ -153,7 +153,12 @@ class Interacting:
 
         Returns:
           complex128 ``[T, states]`` or ``[T, members, states]``.
+
+        Raises:
+          ValueError: a time is not finite.
         """
+        if not np.isfinite(times).all():
+            raise ValueError(f"Interacting: times={times} must be finite.")
         if np.ndim(state) == 2:
             return np.stack([self.evolve(member, times) for member in state], axis=1)
         found = np.empty((len(times), len(self.basis)), np.complex128)
