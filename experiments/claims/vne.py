@@ -240,6 +240,18 @@ CLAIMS = (
         goal=True,
     ),
     Claim(
+        "bracket-reached",
+        sentence="From thermal starts, states with the same data fill most of it.",
+        source="goal",
+        quantity="width that such states reach / certified width, 5 sites, mean over mean",
+        unit="",
+        paper=None,
+        criterion=at_least(0.7),
+        obtained="exact",
+        preset="paper",
+        goal=True,
+    ),
+    Claim(
         "noisy-bracket",
         sentence="Entropy under a fluctuating contact lies between that of paths and of averages.",
         source="goal",

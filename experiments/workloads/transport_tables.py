@@ -125,6 +125,7 @@ def tables(found: dict) -> tuple[Table, ...]:
         parts["all, not clipped"] = open_brackets(found["brackets"])
         rows = [{"instances": name, **tightening(part)} for name, part in parts.items()]
         made.append(_table("Certificates of random quenches", rows))
+        made.append(_table("Widths that states with the same data reach", found["reached"]))
     return tuple(table for table in made if table.rows)
 
 

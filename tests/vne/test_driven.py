@@ -93,6 +93,21 @@ def test_gradient_of_a_drive():
     assert np.isfinite(jax.grad(target)(0.0))
 
 
+def test_default_steps_are_checked():
+    """One late time: sixteen steps would give half the entropy."""
+    corr = np.diag([1.0, 1, 0, 0]) + 0j
+
+    def late(time, steps=None):
+        pulsed = lambda t: qpc(2, 2, contact=0.5 + 0.4 * jnp.sin(t))  # noqa: E731
+        return evolve_driven(pulsed, corr, time, steps=steps)[-1]
+
+    with pytest.raises(ValueError, match="steps"):
+        late(np.array([50.0]))
+    assert np.isnan(jax.jit(late)(np.array([50.0]))).all()
+    found = late(np.linspace(1, 50, 50))
+    np.testing.assert_allclose(found, late(np.array([50.0]), 2000), atol=1e-5)
+
+
 def test_driven_refusals():
     corr = np.eye(4) / 2 + 0j
     with pytest.raises(ValueError, match="steps"):

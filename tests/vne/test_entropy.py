@@ -276,6 +276,20 @@ FUNCTIONS = {
 FIELDS = np.array([[0.3], [1.1]])
 
 
+def test_renyi_entropies_meet_the_entropy_at_order_one():
+    """S_a = S - (a - 1) Var(ln rho) / 2 + ...: no digits are lost on the way."""
+    z = np.array([0.3, 0.2, 0.0, 1.0])
+    corr, inner = np.diag(z) + 0j, z[:2]
+    variance = (inner * (1 - inner) * np.log((1 - inner) / inner) ** 2).sum()
+    for step in (1e-3, -1e-5, 1e-9, 1e-12, -1e-15):
+        expected = float(entropy(corr)) - step * variance / 2
+        assert float(renyi(corr, None, 1 + step)) == pytest.approx(expected, abs=step**2 + 1e-13)
+    near = jax.grad(lambda c: renyi(c, None, 1 + 1e-12))(corr[:2, :2])
+    np.testing.assert_allclose(near, jax.grad(entropy)(corr[:2, :2]), rtol=1e-9)
+    ends = [float(renyi(corr, None, 1 + s)) for s in (0.01 - 1e-9, 0.01 + 1e-9)]
+    assert ends[0] == pytest.approx(ends[1], abs=1e-8)
+
+
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_eager_jit_vmap_and_gradient_agree(name):
     function = FUNCTIONS[name]

@@ -12,6 +12,7 @@ import scipy.linalg
 
 from jaxlab.vne import (
     block_diag,
+    box_disorder,
     certificate,
     dot,
     entropy,
@@ -63,12 +64,14 @@ def test_what_evolution_keeps(seed):
     np.testing.assert_allclose(back, corr, atol=1e-11)
 
 
-def test_continuity_of_the_charge():
-    rng = np.random.default_rng(2)
+@hypothesis.given(st.integers(0, 2**32 - 1))
+@hypothesis.settings(max_examples=5)
+def test_continuity_of_the_charge(seed):
+    rng = np.random.default_rng(seed)
     h, corr = np.asarray(hopping_chain(6, phase=0.4, onsite=rng.normal(size=6))), mixed(rng, 6)
     densities = lambda t: jnp.diagonal(evolve_eig(h, corr, t[None])[0]).real  # noqa: E731
-    _, growth = jax.jvp(densities, (jnp.array(0.9),), (jnp.array(1.0),))
     now = evolve_eig(h, corr, np.array([0.9]))[0]
+    _, growth = jax.jvp(densities, (jnp.array(0.9),), (jnp.array(1.0),))
     currents = -2 * (np.diagonal(h, 1) * np.diagonal(now, 1)).imag
     expected = np.concatenate([[0], currents]) - np.concatenate([currents, [0]])
     np.testing.assert_allclose(growth, expected, atol=1e-12)
@@ -209,6 +212,13 @@ def test_what_has_no_unique_state_is_refused():
         thermal_corr(h, 0.0, 0.0)
     with pytest.raises(ValueError, match="mu"):
         thermal_corr(h, np.zeros(3), 0.1)
+
+
+def test_disorder_fills_its_box():
+    found = np.asarray(box_disorder(jax.random.key(0), 4000, 0.8))
+    assert -0.4 <= found.min() < -0.39
+    assert 0.39 < found.max() <= 0.4
+    assert found.mean() == pytest.approx(0, abs=0.02)
 
 
 def test_lattices():

@@ -12,6 +12,7 @@ from jaxlab.vne import (
     contact_transmission,
     dot,
     dot_steady_state,
+    dot_transmission,
     entropy,
     evolve_eig,
     ground_corr,
@@ -217,6 +218,37 @@ def test_resonant_level(temperature, occupation, current, shared):
     assert float(-2 * (h[199, 200] * corr[199, 200]).imag) == pytest.approx(current, abs=1e-9)
     middle = np.arange(401) == 200
     assert float(mutual_information(corr, middle, ~middle)) == pytest.approx(shared, abs=1e-7)
+
+
+def test_unequal_leads_of_a_dot():
+    """Three leads on a lattice against the integrals, none like another."""
+    couplings, mu, temperature, sizes = (0.5, 0.7, 0.4), (0.5, -0.3, 0.1), 0.3, (60, 70, 65)
+    starts = [
+        thermal_corr(hopping_chain(n), m, temperature) for n, m in zip(sizes, mu, strict=True)
+    ]
+    h = star(sizes, couplings, energy=0.2)
+    (corr,) = evolve_eig(h, block_diag(np.zeros((1, 1)), *starts), np.array([30.0]))
+    steady = dot_steady_state(couplings, 0.2, mu, temperature)
+    assert float(corr[0, 0].real) == pytest.approx(steady["occupation"], abs=1e-6)
+    # Out of the first lead, into the dot: -2 Im(h[x, 0] C[x, 0]) over the bond of its first site x.
+    assert float(-2 * (h[1, 0] * corr[1, 0]).imag) == pytest.approx(steady["current"], abs=1e-6)
+
+
+def test_transmission_of_a_dot_carries_its_current():
+    couplings, level = (0.5, 0.3), 0.2
+    cold = dot_steady_state(couplings, level, (0.4, 0.1), 0.0)
+    rates = levitov_rates(lambda e: dot_transmission(e, couplings, level), (0.1, 0.4))
+    assert rates["charge"] == pytest.approx(cold["current"], rel=1e-9)
+    peak = dot_transmission(np.array([level]), (0.01, 0.01), level)
+    assert peak == pytest.approx(1, abs=1e-3)  # equal couplings on resonance
+
+
+@pytest.mark.parametrize(("couplings", "level"), [((0.3, 0.3), 2.5), ((1.0, 0.9), -0.5)])
+def test_bound_states_have_no_steady_state(couplings, level):
+    energies = np.linalg.eigvalsh(np.asarray(dot(80, 80, couplings=couplings, energy=level)))
+    assert abs(energies).max() > 2.01  # the lattice has one
+    with pytest.raises(ValueError, match="band"):
+        dot_steady_state(couplings, level, (0.0, 0.0), 0.1)
 
 
 @pytest.mark.slow
