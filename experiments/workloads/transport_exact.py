@@ -256,14 +256,15 @@ def noisy_contact(paths: int, steps: int, seed: int) -> list[dict]:
         members.append(state)
     ensemble = np.array(members) / np.sqrt(paths)
     left = np.arange(6) < 3
-    corrs, means = evolve_noisy(
-        clean.h,
-        moved,
-        clean.correlation(start),
-        noise,
-        interval,
-        measure=lambda c: entropy(c, left),
-    )
+
+    @jax.jit
+    def averaged(noise):
+        return evolve_noisy(
+            *(clean.h, moved, clean.correlation(start), noise, interval),
+            measure=lambda c: entropy(c, left),
+        )
+
+    corrs, means = averaged(noise)
     return [
         {
             "paths": paths,

@@ -229,6 +229,9 @@ def test_lattices():
     middle = np.asarray(dot(2, 3, couplings=(0.3, 0.4), energy=0.7))
     np.testing.assert_allclose(np.diagonal(middle, 1), [-1, -0.3, -0.4, -1, -1])
     assert middle[2, 2] == 0.7
+    turned = np.asarray(dot(2, 3, couplings=(0.3j, 0.4j)))
+    assert (turned[2, 1], turned[2, 3]) == (-0.3j, -0.4j)
+    np.testing.assert_allclose(turned, turned.conj().T)
     web = np.asarray(star((2, 3), (0.3, 0.4j), energy=0.7, onsite=(0.0, 0.2)))
     np.testing.assert_allclose(web, web.conj().T)
     assert (web[0, 0], web[0, 1], web[0, 3], web[3, 3]) == (0.7, -0.3, -0.4j, 0.2)
