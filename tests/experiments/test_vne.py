@@ -9,7 +9,7 @@ import pytest
 from experiments import vne
 from experiments.harness import Missing, Steps
 from experiments.workloads import transport_exact, transport_free, transport_mps, transport_tables
-from jaxlab.vne import block_diag, entropy, evolve_eig, ground_corr, hopping_chain, qpc
+from jaxlab.vne import Interacting, block_diag, entropy, evolve_eig, ground_corr, hopping_chain, qpc
 from tests.oracles import fock
 
 SMOKE = vne.PRESETS["smoke"]
@@ -151,6 +151,35 @@ def test_matrix_products_follow_the_free_chain():
         exact = float(entropy(corr, np.arange(12) < 6))
     np.testing.assert_allclose(transport_mps.correlation(walk.pt), corr, atol=1e-4)
     assert transport_mps.half_entropy(walk.pt, 6) == pytest.approx(exact, abs=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["off", "none"])
+def test_interacting_matrix_products_are_exact_in_short_leads(kind):
+    """Six sites a lead need no more than 64 singular values: only the splitting errs."""
+    pytest.importorskip("quimb")
+    pytest.importorskip("netket")
+    lead, strength = 6, 0.5
+    hops, bonds = np.ones(11), np.full(11, strength)
+    bonds[lead - 1] = 0
+
+    def model(contact, kept):
+        hops[lead - 1] = contact
+        interaction = np.diag(kept * bonds, 1)
+        interaction += interaction.T
+        h = -np.diag(hops, 1) - np.diag(hops, -1) - np.diag(interaction.sum(1)) / 2
+        return Interacting(h, interaction, lead)
+
+    left = np.arange(12) < lead
+    start = model(0.0, 1).ground_state(np.stack([left, ~left]), (3, 3))
+    after = model(transport_mps.CONTACT, int(kind == "none"))
+    with jax.enable_x64(True):
+        rows = transport_mps.long_quenches(lead, strength, 64, (1.0, 2.0), (kind,))
+        for row, state in zip(rows, after.evolve(start, np.array([1.0, 2.0])), strict=True):
+            exact = after.entropy(state, left)
+            assert row["exact"] == pytest.approx(exact, abs=1e-4)
+            gaussian = float(entropy(after.correlation(state), left))
+            assert row["gaussian"] == pytest.approx(gaussian, abs=1e-4)
 
 
 def test_finished_steps_are_not_done_again(tmp_path, monkeypatch):

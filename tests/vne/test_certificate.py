@@ -102,11 +102,11 @@ def test_one_site_is_known_exactly_however_mixed():
     assert low == pytest.approx(high, abs=1e-9)
 
 
-def sectors(rng: np.random.Generator, rank: int) -> np.ndarray:
-    """A random state of three modes without coherence between charges, of low rank in each."""
-    charges = np.array([sum(bits) for bits in fock.configurations(3)])
-    rho = np.zeros((8, 8), complex)
-    for charge in range(4):
+def sectors(rng: np.random.Generator, sites: int, rank: int) -> np.ndarray:
+    """A random state without coherence between charges, of low rank in each."""
+    charges = np.array([sum(bits) for bits in fock.configurations(sites)])
+    rho = np.zeros((2**sites,) * 2, complex)
+    for charge in range(sites + 1):
         places = np.flatnonzero(charges == charge)
         factor = rng.normal(size=(len(places), rank)) + 1j * rng.normal(size=(len(places), rank))
         rho[np.ix_(places, places)] = rng.uniform() ** 3 * factor @ factor.conj().T
@@ -115,12 +115,22 @@ def sectors(rng: np.random.Generator, rank: int) -> np.ndarray:
 
 @hypothesis.given(st.integers(0, 2**32 - 1), st.integers(1, 2))
 def test_no_three_modes_have_less_than_their_least_entropy(seed, rank):
-    rho = sectors(np.random.default_rng(seed), rank)
+    rho = sectors(np.random.default_rng(seed), 3, rank)
     z = np.linalg.eigvalsh(fock.correlation(rho, 3))
     assert float(LEAST(z)) <= fock.von_neumann(rho) + 1e-9
 
 
 LEAST = jax.jit(_least_entropy)
+
+
+@hypothesis.given(st.integers(0, 2**32 - 1), st.integers(1, 3))
+def test_bracket_holds_for_any_state_of_definite_charge_blocks(seed, rank):
+    rng = np.random.default_rng(seed)
+    rho, region = sectors(rng, SITES, rank), rng.random(SITES) < 0.5
+    corr, exact = fock.correlation(rho, SITES), fock.von_neumann(fock.reduced(rho, SITES, region))
+    low, high = map(float, RUN(corr, region, fock.von_neumann(rho)))
+    assert low - 1e-9 <= exact <= high + 1e-9
+    assert exact <= float(entropy(corr, region)) + 1e-9
 
 
 @pytest.mark.parametrize("others", [(), (0.0,), (1.0,)])

@@ -1,5 +1,7 @@
 """Driven, noisy, sampled and sharded evolution against independent solvers and counts."""
 
+import hypothesis
+import hypothesis.strategies as st
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -64,6 +66,18 @@ def test_integrators_converge_at_their_order_and_stay_unitary(method, order):
         )
     slopes = np.log2(np.array(errors[:-1]) / errors[1:])
     np.testing.assert_allclose(slopes, order, atol=0.35)
+
+
+@hypothesis.given(st.integers(0, 2**32 - 1), st.floats(-3, 3))
+@hypothesis.settings(max_examples=10)
+def test_drives_keep_the_entropy_of_all_sites(seed, time):
+    corr = mixed(np.random.default_rng(seed), 4)
+    later = DRIVEN(corr, np.array([time]))[0]
+    assert float(entropy(later)) == pytest.approx(float(entropy(corr)), abs=1e-10)
+    assert float(jnp.trace(later).real) == pytest.approx(np.trace(corr).real, abs=1e-11)
+
+
+DRIVEN = jax.jit(lambda corr, times: evolve_driven(drive, corr, times, steps=4))
 
 
 def test_a_constant_drive_is_no_drive():
