@@ -276,6 +276,18 @@ CLAIMS = (
         goal=True,
     ),
     Claim(
+        "charge-coverage",
+        sentence="So do those from numbers of particles alone.",
+        source="goal",
+        quantity="coverage of the jackknife's 95 % interval of each estimator's own limit",
+        unit="",
+        paper=None,
+        criterion=each(between(0.93, 0.97)),
+        obtained="modelled",
+        preset="paper",
+        goal=True,
+    ),
+    Claim(
         "inverse-design",
         sentence="A drive of the contact can be designed for a wanted entropy curve.",
         source="goal",
