@@ -99,7 +99,7 @@ class Config:
     chain: tuple[int, float, int] | None = (20, 0.5, 64)
     chain_times: tuple[float, ...] = (1.0, 2.0, 3.0)
     brackets: int = 1200
-    reached: int = 16
+    reached: int = 12
     counted: tuple[int, ...] = (100, 1000, 10_000)
     repeats: int = 1000
     design: tuple[int, int, int] | None = (6, 8, 400)

@@ -167,14 +167,16 @@ class Quench:
     thermal: bool
 
 
-def random_quenches(count: int, seed: int) -> Iterator[Quench]:
+def random_quenches(
+    count: int, seed: int, sizes: tuple[tuple[int, int], ...] = ((6, 3), (5, 2), (6, 2))
+) -> Iterator[Quench]:
     """Random h, U, start (pure or thermal), time and region.
 
     Particles interact before the quench, after it, or both.
     """
     rng = np.random.default_rng(seed)
     for number in range(count):
-        sites, particles = ((6, 3), (5, 2), (6, 2))[number % 3]
+        sites, particles = sizes[number % len(sizes)]
         thermal = bool(rng.random() < 0.5)
         cut = int(rng.integers(1, sites))
         h = rng.normal(size=(sites, sites)) + 1j * rng.normal(size=(sites, sites))

@@ -24,12 +24,9 @@ _ERROR = 1e-5
 def reached_widths(count: int, seed: int) -> list[dict]:
     """Plain, certified and reached widths of thermal quenches that zero does not clip."""
     rows = []
-    for one in random_quenches(40 * count, seed):
-        gaussian, surplus = (
-            float(entropy(one.corr, one.region)),
-            float(entropy(one.corr)) - one.start,
-        )
-        if len(one.corr) != _SITES or not one.thermal or not 1e-6 < surplus <= gaussian:
+    for one in random_quenches(40 * count, seed, ((_SITES, 2),)):
+        surplus = float(entropy(one.corr)) - one.start
+        if not one.thermal or not 1e-6 < surplus <= float(entropy(one.corr, one.region)):
             continue
         low, high = map(float, certificate(one.corr, one.region, one.start))
         order = np.argsort(~one.region, kind="stable")
@@ -61,6 +58,7 @@ class _Search:
         ]
         self.corr, self.start = corr, start
         self.pairs = np.array([a.T @ b for a, b in itertools.product(c, repeat=2)])
+        self.traces = self.pairs.transpose(0, 2, 1).reshape(len(self.pairs), -1)
         charge = sum(a.T @ a for a in c).diagonal().round()
         self.blocks = [np.flatnonzero(charge == n) for n in range(sites + 1)]
         self.places = np.nonzero(charge[:, None] == charge)
@@ -72,14 +70,14 @@ class _Search:
         Augmented Lagrangian, from the Gaussian state; NaN where the data are not met in the end.
         """
         x, force, pull, stiffness, last = self._gaussian(), 0 * self.corr, 0.0, 10.0, 1.0
-        for _ in range(20):
+        for _ in range(14):
             x = scipy.optimize.minimize(
                 self._lagrangian,
                 x,
                 (sign, force, pull, stiffness),
                 jac=True,
                 method="L-BFGS-B",
-                options={"maxiter": 80, "maxcor": 15},
+                options={"maxiter": 60, "maxcor": 15},
             ).x
             x /= np.linalg.norm(x)
             state = self._state(x)[1]
@@ -125,7 +123,7 @@ class _Search:
         return logarithm, entropy_found
 
     def _errors(self, state: np.ndarray) -> tuple[np.ndarray, float]:
-        found = np.einsum("nab,ba->n", self.pairs, state, optimize=True)
+        found = self.traces @ state.ravel()
         return found.reshape(self.corr.shape) - self.corr, self._total(state)[1] - self.start
 
     def _lagrangian(
