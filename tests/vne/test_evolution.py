@@ -270,7 +270,9 @@ CURVES = {
     "ground": lambda x: ground_corr(qpc(3, 2, contact=x, phase=0.3), 2),
     "thermal": lambda x: thermal_corr(qpc(3, 2, contact=x, phase=0.3), 0.2, 0.4),
     "eig": lambda x: evolve_eig(qpc(3, 2, contact=x), FILLED, TIMES),
-    "driven": lambda x: evolve_driven(lambda t: qpc(3, 2, contact=x * (1 + t)), FILLED, TIMES),
+    "driven": lambda x: evolve_driven(
+        lambda t: qpc(3, 2, contact=x * (1 + t / 3)), FILLED, TIMES / 2
+    ),
     "noisy": lambda x: evolve_noisy(qpc(3, 2, contact=x), np.eye(5)[::-1], FILLED, PATHS, 0.2)[0],
     "certificate": lambda x: jnp.stack(certificate(BLURRED + x * TILT, np.arange(5) < 2)),
 }
