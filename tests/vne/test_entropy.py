@@ -126,7 +126,7 @@ def test_both_sides_of_a_pure_state_are_alike(seed, particles):
 
 @hypothesis.given(seeds)
 def test_charge_statistics_agree_with_each_other(seed):
-    _, corr, region = draw(seed)
+    _, corr, region = draw(seed, 7)
     chances = np.asarray(charge_distribution(corr, region))
     charges = np.arange(chances.size)
     assert chances.min() >= 0
@@ -183,11 +183,11 @@ def test_transfers_from_a_sharp_start_are_charges():
 @hypothesis.given(seeds)
 @few
 def test_estimators_from_charges_reach_the_entropy(seed):
-    _, corr, region = draw(seed)
+    _, corr, region = draw(seed, 7)
     exact = float(entropy(corr, region))
     assert roots_estimator(charge_distribution(corr, region)) == pytest.approx(exact, abs=1e-9)
     cumulants = charge_cumulants(corr, region, 20)
-    partial = [float(song_series(cumulants, order)) for order in range(1, 20, 2)]
+    partial = [float(song_series(cumulants, order)) for order in (1, 4, 9, 19)]
     assert np.all(np.diff(partial) > -1e-12)
     assert partial[-1] <= exact + 1e-9
 
