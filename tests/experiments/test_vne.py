@@ -8,7 +8,13 @@ import pytest
 
 from experiments import vne
 from experiments.harness import Missing, Steps
-from experiments.workloads import transport_exact, transport_free, transport_mps, transport_tables
+from experiments.workloads import (
+    transport_exact,
+    transport_extremes,
+    transport_free,
+    transport_mps,
+    transport_tables,
+)
 from jaxlab.vne import Interacting, block_diag, entropy, evolve_eig, ground_corr, hopping_chain, qpc
 from tests.oracles import fock
 
@@ -124,6 +130,19 @@ def test_dots_repel_where_they_should():
     _, opened, interaction, _ = transport_exact.dot_matrices("resonant", 0.7)
     assert np.diag(opened)[4:7].tolist() == [-0.35, -0.7, -0.35]
     assert np.argwhere(interaction).tolist() == [[4, 5], [5, 4], [5, 6], [6, 5]]
+
+
+def test_search_for_extreme_states():
+    """Where nothing correlates, states reach both ends of the plain bracket."""
+    bit = np.log(2)
+    search = transport_extremes._Search(np.eye(4) / 2 + 0j, 2, 3.3 * bit)
+    assert search.extreme(1.0) == pytest.approx(1.3 * bit, abs=1e-4)
+    assert search.extreme(-1.0) == pytest.approx(2 * bit, abs=1e-4)
+    x, step = search._gaussian(), 1e-6
+    direction = np.random.default_rng(1).normal(size=x.size)
+    value = lambda s: search._lagrangian(x + s * direction, 1.0, 0.1 * search.corr, 0.3, 5.0)  # noqa: E731
+    slope = (value(step)[0] - value(-step)[0]) / (2 * step)
+    assert value(0.0)[1] @ direction == pytest.approx(slope, rel=1e-6)
 
 
 @pytest.mark.slow
