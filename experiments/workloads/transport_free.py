@@ -181,13 +181,18 @@ def opening_law(leads: tuple[int, ...], window: tuple[float, float]) -> dict:
         found = jax.jit(opened, static_argnums=0)(lead)
         curves.append(found)
         slopes.append(float(np.polyfit(np.log(times), np.asarray(found), 1)[0]))
-    limit = np.polyfit(1.0 / np.square(leads), slopes, 1)[1] if len(leads) > 1 else slopes[0]
+    limits = [
+        float(np.polyfit(np.power(leads, -power), slopes, 1)[1]) if len(leads) > 1 else slopes[0]
+        for power in (2.0, 1.0)
+    ]
+    names = (*map(str, leads), "limit in 1/L^2", "limit in 1/L")
     return {
+        "rows": [{"leads": n, "slope": s} for n, s in zip(names, slopes + limits, strict=True)],
         "leads": leads,
         "times": times,
         "entropy": curves,
         "slopes": slopes,
-        "limit": float(limit),
+        "limit": limits[0],
     }
 
 

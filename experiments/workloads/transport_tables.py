@@ -102,6 +102,7 @@ def tables(found: dict) -> tuple[Table, ...]:
     made = [
         _table("Entropy from the zeros of the charge's polynomial", found["estimators"]),
         _table("Growth per time of a domain wall, beside Levitov's integrals", found["rates"]),
+        _table("Slope against ln t after opening a perfect contact", found["opening"]["rows"]),
         _table("An environment at the dot of a star", found["environment"]),
         _table("Environment couplings inferred from A and B", found["inferred"]),
         _table("Counting the twelve-site contact", found["shots"]["rows"]),
