@@ -11,6 +11,7 @@ import math
 import os
 import typing
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -332,8 +333,10 @@ def _codes(occupations: np.ndarray) -> np.ndarray:
 
 def _netket() -> Any:
     """NetKet, imported without its switching 64-bit mode or setting a mesh for the process."""
-    wide = str(int(jax.config.values["jax_enable_x64"]))  # NetKet's import sets it, on or off
-    quiet = {"NETKET_ENABLE_X64": wide, "NETKET_SHARDING": "0"}
+    # The import sets 64-bit mode, on or off. A scope hides the process's mode from this thread only.
+    with ThreadPoolExecutor(1) as elsewhere:
+        wide = elsewhere.submit(lambda: jax.config.values["jax_enable_x64"]).result()
+    quiet = {"NETKET_ENABLE_X64": str(int(wide)), "NETKET_SHARDING": "0"}
     before = {name: os.environ.get(name) for name in quiet}
     os.environ.update(quiet)
     try:
