@@ -333,7 +333,7 @@ def _codes(occupations: np.ndarray) -> np.ndarray:
 
 def _netket() -> Any:
     """NetKet, imported without its switching 64-bit mode or setting a mesh for the process."""
-    # The import sets 64-bit mode, on or off. A scope hides the process's mode from this thread only.
+    # The import sets 64-bit mode, on or off. A scope hides the process's mode from its own thread.
     with ThreadPoolExecutor(1) as elsewhere:
         wide = elsewhere.submit(lambda: jax.config.values["jax_enable_x64"]).result()
     quiet = {"NETKET_ENABLE_X64": str(int(wide)), "NETKET_SHARDING": "0"}
