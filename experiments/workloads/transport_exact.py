@@ -1,7 +1,9 @@
 """Interacting measurements against exact states: gaps, quenches, certificates, classical noise."""
 
+import dataclasses
 import functools
 import itertools
+from collections.abc import Iterator
 
 import jax
 import numpy as np
@@ -100,6 +102,7 @@ def _gaps(
                 "exact": exact,
                 "gaussian": gaussian,
                 "gap": gaussian - exact,
+                "gap / S": (gaussian - exact) / exact if exact > 0 else 0.0,
                 "surplus": float(entropy(corr)),
                 "low": low,
                 "high": high,
@@ -109,7 +112,12 @@ def _gaps(
 
 
 @in_double
-def interaction_sweep(lead: int, strengths: tuple[float, ...], times: tuple[float, ...]) -> dict:
+def interaction_sweep(
+    lead: int,
+    strengths: tuple[float, ...],
+    times: tuple[float, ...],
+    kinds: tuple[str, ...] = ("contact", "all"),
+) -> dict:
     """Gap S_G - S against U for interactions on the contact and on all bonds."""
     start = _start(lead, 0.0)
     return {
@@ -118,7 +126,7 @@ def interaction_sweep(lead: int, strengths: tuple[float, ...], times: tuple[floa
             for u in strengths
             for row in _gaps(contact_model(lead, kind, u), start, times)
         ]
-        for kind in ("contact", "all")
+        for kind in kinds
     }
 
 
@@ -140,14 +148,35 @@ def quenches(
     return rows
 
 
-@in_double
-def random_brackets(count: int, seed: int) -> list[dict]:
-    """Certificates of random quenches: random h, U, start (pure or thermal), time and region."""
+@dataclasses.dataclass(frozen=True)
+class Quench:
+    """What a random quench leaves to the certificate, and the truth.
+
+    Attributes:
+      corr: two-point functions after it.
+      region: mask.
+      start: entropy of all sites.
+      exact: entropy of the region.
+      thermal: whether it started from a canonical ensemble.
+    """
+
+    corr: np.ndarray
+    region: np.ndarray
+    start: float
+    exact: float
+    thermal: bool
+
+
+def random_quenches(
+    count: int, seed: int, sizes: tuple[tuple[int, int], ...] = ((6, 3), (5, 2), (6, 2))
+) -> Iterator[Quench]:
+    """Random h, U, start (pure or thermal), time and region.
+
+    Particles interact before the quench, after it, or both.
+    """
     rng = np.random.default_rng(seed)
-    bound = jax.jit(certificate)
-    rows = []
     for number in range(count):
-        sites, particles = ((6, 3), (5, 2), (6, 2))[number % 3]
+        sites, particles = sizes[number % len(sizes)]
         thermal = bool(rng.random() < 0.5)
         cut = int(rng.integers(1, sites))
         h = rng.normal(size=(sites, sites)) + 1j * rng.normal(size=(sites, sites))
@@ -159,23 +188,32 @@ def random_brackets(count: int, seed: int) -> list[dict]:
         interaction += interaction.T
         apart = np.ones((sites, sites))
         apart[:cut, cut:] = apart[cut:, :cut] = 0
-        before = Interacting(h * apart, interaction * apart * rng.integers(2), particles)
-        after = Interacting(h, interaction * rng.integers(2), particles)
+        prepared, moved = ((1, 0), (0, 1), (1, 1))[rng.integers(3)]
+        before = Interacting(h * apart, interaction * apart * prepared, particles)
+        after = Interacting(h, interaction * moved, particles)
         state, mixed = _random_start(before, cut, thermal, rng)
         (state,) = after.evolve(state, rng.uniform(0.2, 4, size=1))
         region = np.zeros(sites, bool)
         region[rng.permutation(sites)[: rng.integers(1, sites)]] = True
-        corr = after.correlation(state)
-        low, high = map(float, bound(corr, region, mixed))
-        gaussian, surplus = float(entropy(corr, region)), float(entropy(corr)) - mixed
+        exact = after.entropy(state, region)
+        yield Quench(after.correlation(state), region, mixed, exact, thermal)
+
+
+@in_double
+def random_brackets(count: int, seed: int) -> list[dict]:
+    """Certificates of random quenches."""
+    bound = jax.jit(certificate)
+    rows = []
+    for one in random_quenches(count, seed):
+        low, high = map(float, bound(one.corr, one.region, one.start))
         rows.append(
             {
-                "thermal": thermal,
-                "exact": after.entropy(state, region),
+                "thermal": one.thermal,
+                "exact": one.exact,
                 "low": low,
                 "high": high,
-                "gaussian": gaussian,
-                "surplus": surplus,
+                "gaussian": float(entropy(one.corr, one.region)),
+                "surplus": float(entropy(one.corr)) - one.start,
             }
         )
     return rows
@@ -220,14 +258,15 @@ def noisy_contact(paths: int, steps: int, seed: int) -> list[dict]:
         members.append(state)
     ensemble = np.array(members) / np.sqrt(paths)
     left = np.arange(6) < 3
-    corrs, means = evolve_noisy(
-        clean.h,
-        moved,
-        clean.correlation(start),
-        noise,
-        interval,
-        measure=lambda c: entropy(c, left),
-    )
+
+    @jax.jit
+    def averaged(noise):
+        return evolve_noisy(
+            *(clean.h, moved, clean.correlation(start), noise, interval),
+            measure=lambda c: entropy(c, left),
+        )
+
+    corrs, means = averaged(noise)
     return [
         {
             "paths": paths,

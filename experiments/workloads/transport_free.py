@@ -33,6 +33,7 @@ from jaxlab.vne import (
     subsystems,
     thermal_corr,
 )
+from jaxlab.vne.entropy import binary_entropy
 
 
 def in_double(function):
@@ -58,14 +59,23 @@ def estimators(terminals: tuple[int, ...]) -> list[dict]:
 
     Stars of 2 to 4 leads, and a random scatterer of three subsystems.
     """
-    cases = []
-    for count in terminals:
-        leads = (5, 4, 6, 3)[:count]
-        h = star(leads, np.array([0.5, 0.7, 0.4, 0.6])[:count], energy=0.2)
+
+    def opened(leads):
+        h = star(leads, np.array([0.5, 0.7, 0.4, 0.6])[: len(leads)], energy=0.2)
         starts = [
             ground_corr(hopping_chain(n), k) for n, k in zip(leads, (3, 1, 2, 2), strict=False)
         ]
-        corr = evolve_eig(h, block_diag(np.zeros((1, 1)), *starts), np.array([3.0]))[0]
+        return evolve_eig(h, block_diag(np.zeros((1, 1)), *starts), np.array([3.0]))[0]
+
+    @jax.jit
+    def counted(corr, region):
+        series = song_extrapolated(charge_cumulants(corr, region, 20))
+        return entropy(corr, region), series, charge_distribution(corr, region)
+
+    cases = []
+    for count in terminals:
+        leads = (5, 4, 6, 3)[:count]
+        corr = jax.jit(opened, static_argnums=0)(leads)
         masks = subsystems(1, *leads)
         cases.append((f"star of {count}", "first lead and dot", corr, masks[0] | masks[1]))
         cases.append((f"star of {count}", "last lead", corr, masks[-1]))
@@ -78,16 +88,14 @@ def estimators(terminals: tuple[int, ...]) -> list[dict]:
     cases.append(("random", "two of three", corr, masks[0] | masks[1]))
     rows = []
     for name, part, corr, region in cases:
-        exact = float(entropy(corr, region))
-        found = roots_estimator(charge_distribution(corr, region))
-        series = float(song_extrapolated(charge_cumulants(corr, region, 20)))
+        exact, series, chances = counted(corr, region)
         rows.append(
             {
                 "system": name,
                 "region": part,
-                "entropy": exact,
-                "error": abs(found - exact),
-                "series error": abs(series - exact),
+                "entropy": float(exact),
+                "error": abs(roots_estimator(chances) - float(exact)),
+                "series error": abs(float(series - exact)),
             }
         )
     return rows
@@ -97,9 +105,9 @@ def estimators(terminals: tuple[int, ...]) -> list[dict]:
 def cumulant_series(block: int) -> dict:
     """The naive series, Song's and its extrapolation, on a block of the infinite chain."""
     corr = sine_kernel(block)
-    cumulants, exact = charge_cumulants(corr, None, 20), float(entropy(corr))
+    cumulants, exact = jax.jit(lambda c: (charge_cumulants(c, None, 20), entropy(c)))(corr)
     return {
-        "entropy": exact,
+        "entropy": float(exact),
         "naive": [float(kl_series(cumulants, terms)) for terms in range(1, 7)],
         "song": {str(k): float(song_series(cumulants, k)) for k in (3, 5, 9, 15, 19)},
         "extrapolated": float(song_extrapolated(cumulants)),
@@ -114,15 +122,14 @@ def contact_rates(lead: int, contacts: tuple[float, ...], times: tuple[float, fl
     def measure(corr):
         return jnp.append(charge_cumulants(corr, None, 2), entropy(corr))
 
+    @jax.jit
+    def counted(contact):
+        h, right = qpc(lead, lead, contact=contact), np.arange(lead, 2 * lead)
+        return evolve_eig(h, start, np.array(times), sites=right, measure=measure)
+
     rows = []
     for contact in contacts:
-        found = evolve_eig(
-            qpc(lead, lead, contact=contact),
-            start,
-            np.array(times),
-            sites=np.arange(lead, 2 * lead),
-            measure=measure,
-        )
+        found = counted(contact)
         slope = np.asarray(found[1] - found[0]) / (times[1] - times[0])
         exact = levitov_rates(lambda e, j=contact: contact_transmission(e, j), (-2.0, 2.0))
         rows.append(
@@ -144,16 +151,16 @@ def light_cone(lead: int, contact: float, times: int) -> dict:
     start = np.diag(np.arange(2 * lead) < lead).astype(complex)
     at = np.linspace(0.5, 0.45 * lead, times)
     left = np.arange(2 * lead) < lead
-    density, found, levels = evolve_eig(
-        qpc(lead, lead, contact=contact),
-        start,
-        at,
-        measure=lambda c: (
-            jnp.diagonal(c).real,
-            entropy(c, left, largest=lead),
-            occupations(c, left, largest=lead),
-        ),
-    )
+
+    @jax.jit
+    def melted():
+        def measure(c):
+            levels = occupations(c, left, largest=lead)
+            return jnp.diagonal(c).real, jnp.sum(binary_entropy(levels)), levels
+
+        return evolve_eig(qpc(lead, lead, contact=contact), start, at, measure=measure)
+
+    density, found, levels = melted()
     return {"times": at, "density": density, "entropy": found, "occupations": levels}
 
 
@@ -164,24 +171,28 @@ def opening_law(leads: tuple[int, ...], window: tuple[float, float]) -> dict:
     The window is the same for all leads, so that their length alone is extrapolated.
     """
     slopes, curves, times = [], [], np.geomspace(*window, 8)
-    for lead in leads:
+
+    def opened(lead):
         half = ground_corr(hopping_chain(lead), lead // 2)
-        found = evolve_eig(
-            qpc(lead, lead),
-            block_diag(half, half),
-            times,
-            sites=np.arange(lead),
-            measure=entropy,
-        )
+        start, left = block_diag(half, half), np.arange(lead)
+        return evolve_eig(qpc(lead, lead), start, times, sites=left, measure=entropy)
+
+    for lead in leads:
+        found = jax.jit(opened, static_argnums=0)(lead)
         curves.append(found)
         slopes.append(float(np.polyfit(np.log(times), np.asarray(found), 1)[0]))
-    limit = np.polyfit(1.0 / np.square(leads), slopes, 1)[1] if len(leads) > 1 else slopes[0]
+    limits = [
+        float(np.polyfit(np.power(leads, -power), slopes, 1)[1]) if len(leads) > 1 else slopes[0]
+        for power in (2.0, 1.0)
+    ]
+    names = (*map(str, leads), "limit in 1/L^2", "limit in 1/L")
     return {
+        "rows": [{"leads": n, "slope": s} for n, s in zip(names, slopes + limits, strict=True)],
         "leads": leads,
         "times": times,
         "entropy": curves,
         "slopes": slopes,
-        "limit": float(limit),
+        "limit": limits[0],
     }
 
 
@@ -197,12 +208,16 @@ def _star(lead: int, coupling, fillings: tuple[int, int, int], environment: int)
 def environment(lead: int, couplings: tuple[float, ...], time: float) -> list[dict]:
     """Mutual information with and without an environment at the dot."""
     fillings = (2 * lead // 3, lead // 3, lead // 2)
+
+    @jax.jit
+    def informations(coupling):
+        h, start, a, b, e = _star(lead, coupling, fillings, lead)
+        corr = evolve_eig(h, start, np.array([time]))[0]
+        return entropy(corr, a), mutual_information(corr, a, b), mutual_information(corr, a, e)
+
     rows = []
     for coupling in couplings:
-        h, start, a, b, e = _star(lead, jnp.asarray(coupling), fillings, lead)
-        corr = evolve_eig(h, start, np.array([time]))[0]
-        own, shared = float(entropy(corr, a)), float(mutual_information(corr, a, b))
-        lost = float(mutual_information(corr, a, e))
+        own, shared, lost = map(float, informations(coupling))
         rows.append(
             {
                 "coupling": coupling,
@@ -255,15 +270,18 @@ def inferred_couplings(
 @in_double
 def current_and_information(lead: int, biases: tuple[float, ...], temperature: float) -> dict:
     """Mutual information of a resonant level with its leads against the squared current."""
-    h, chain = dot(lead, lead, couplings=(0.3, 0.3), energy=0.4), hopping_chain(lead)
     middle = np.arange(2 * lead + 1) == lead
-    rows = []
-    for bias in biases:
+
+    @jax.jit
+    def carried(bias):
+        h, chain = dot(lead, lead, couplings=(0.3, 0.3), energy=0.4), hopping_chain(lead)
         ends = [thermal_corr(chain, mu, temperature) for mu in (bias / 2, -bias / 2)]
         start = block_diag(ends[0], np.zeros((1, 1)), ends[1])
         corr = evolve_eig(h, start, np.array([0.4 * lead]))[0]
-        current = float(-2 * (h[lead - 1, lead] * corr[lead - 1, lead]).imag)
-        rows.append((current, float(mutual_information(corr, middle, ~middle))))
+        current = -2 * (h[lead - 1, lead] * corr[lead - 1, lead]).imag
+        return current, mutual_information(corr, middle, ~middle)
+
+    rows = [tuple(map(float, carried(bias))) for bias in biases]
     squared, shared = np.array(rows).T[0] ** 2, np.array(rows).T[1]
     fit = np.polyval(np.polyfit(squared, shared, 1), squared)
     left = ((shared - fit) ** 2).sum() / ((shared - shared.mean()) ** 2).sum()
@@ -281,18 +299,20 @@ def _two_terms(p: np.ndarray) -> float:
     return np.pi**2 / 3 * second + np.pi**4 / 45 * (p @ centered**4 - 3 * second**2)
 
 
-def _sums(key: jax.Array, corr: jax.Array, repeats: int, shots: int) -> tuple[np.ndarray, ...]:
-    """Slater samples of repeated runs: how often each site and each charge was seen."""
-    runs = max(1, 100_000 // shots)
-    size = corr.shape[0]
-
+@functools.partial(jax.jit, static_argnums=2)
+def _batch(keys: jax.Array, corr: jax.Array, shots: int) -> tuple[jax.Array, jax.Array]:
     def run(key):
         seen = sample_occupations(key, corr, shots)
-        return seen.sum(0), jnp.bincount(seen.sum(1), length=size + 1)
+        return seen.sum(0), jnp.bincount(seen.sum(1), length=len(corr) + 1)
 
-    batch = jax.jit(jax.vmap(run))
+    return jax.vmap(run)(keys)
+
+
+def _sums(key: jax.Array, corr: jax.Array, repeats: int, shots: int) -> tuple[np.ndarray, ...]:
+    """Slater samples of repeated runs: how often each site and each charge was seen."""
+    runs = min(repeats, max(1, 100_000 // shots))
     keys = jax.random.split(key, -(-repeats // runs) * runs).reshape(-1, runs)
-    parts = [batch(some) for some in keys]
+    parts = [_batch(some, corr, shots) for some in keys]
     return tuple(np.concatenate([np.asarray(part[n]) for part in parts])[:repeats] for n in (0, 1))
 
 
@@ -303,14 +323,18 @@ def finite_shots(shots: tuple[int, ...], repeats: int, seed: int) -> dict:
     Every shot is a Slater sample of the left lead: of its sites, of which only the number of
     particles is kept, or after a rotation into its own modes.
     """
-    halves = [ground_corr(hopping_chain(6), n) for n in (4, 2)]
-    corr = evolve_eig(qpc(6, 6, contact=0.5), block_diag(*halves), np.array([2.0]))[0]
-    region = np.arange(12) < 6
-    part = corr[:6, :6]
-    _, modes = jnp.linalg.eigh(part)
-    rotated = modes.conj().T @ part @ modes
-    chances = np.asarray(charge_distribution(corr, region, largest=6))
-    exact = float(entropy(corr, region))
+
+    @jax.jit
+    def contact():
+        halves = [ground_corr(hopping_chain(6), n) for n in (4, 2)]
+        corr = evolve_eig(qpc(6, 6, contact=0.5), block_diag(*halves), np.array([2.0]))[0]
+        part = corr[:6, :6]
+        _, modes = jnp.linalg.eigh(part)
+        rotated = modes.conj().T @ part @ modes
+        return part, rotated, charge_distribution(part), entropy(part)
+
+    part, rotated, chances, exact = contact()
+    chances, exact = np.asarray(chances), float(exact)
     statistics = {
         "first cumulant": _one_term,
         "two cumulants": _two_terms,

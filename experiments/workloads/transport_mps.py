@@ -117,6 +117,7 @@ def long_quenches(
                     "exact": exact,
                     "gaussian": gaussian,
                     "gap": gaussian - exact,
+                    "gap / S": (gaussian - exact) / exact,
                     "low": low,
                     "high": high,
                     "bond": walk.pt.max_bond(),

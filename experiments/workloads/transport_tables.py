@@ -1,5 +1,7 @@
 """What the rows of the transport experiment add up to, and its tables."""
 
+import itertools
+
 import numpy as np
 
 from experiments.harness import Table
@@ -26,16 +28,39 @@ def exponents(rows: list[dict]) -> dict[str, float]:
     }
 
 
+def local_exponents(rows: list[dict]) -> list[dict]:
+    """The same between neighboring strengths, one row for each pair."""
+    strengths = sorted({row["strength"] for row in rows})
+    return [
+        {"from U": low, "to U": high}
+        | exponents([row for row in rows if row["strength"] in (low, high)])
+        for low, high in itertools.pairwise(strengths)
+    ]
+
+
 def quench_helps(rows: list[dict]) -> bool:
-    """Whether the gap after ``off`` always falls, and lies below ``none`` at every time."""
+    """Whether the gap after ``off`` always falls, and lies below that of the other quenches."""
     helps = True
     for strength in dict.fromkeys(row["strength"] for row in rows):
-        off, none = (
-            np.array([r["gap"] for r in rows if (r["strength"], r["quench"]) == (strength, kind)])
-            for kind in ("off", "none")
+        gaps = {
+            kind: np.array(
+                [r["gap"] for r in rows if (r["strength"], r["quench"]) == (strength, kind)]
+            )
+            for kind in dict.fromkeys(row["quench"] for row in rows)
+        }
+        off = gaps.pop("off")
+        helps &= bool(
+            (np.diff(off) < 0).all() and all((off < other).all() for other in gaps.values())
         )
-        helps &= bool((np.diff(off) < 0).all() and (off < none).all())
     return helps
+
+
+def last_error(rows: list[dict]) -> float:
+    """Largest (S_G - S) / S after ``off`` at the last time."""
+    last = max(row["time"] for row in rows)
+    return max(
+        row["gap"] / row["exact"] for row in rows if (row["quench"], row["time"]) == ("off", last)
+    )
 
 
 def tightening(rows: list[dict]) -> dict[str, float | int]:
@@ -50,6 +75,11 @@ def tightening(rows: list[dict]) -> dict[str, float | int]:
         "tight": float(tight.mean()),
         "saved": float(1 - tight.mean() / plain.mean()),
     }
+
+
+def open_brackets(rows: list[dict]) -> list[dict]:
+    """Instances of states that are not Gaussian, where zero does not clip the plain bound."""
+    return [row for row in rows if 1e-6 < row["surplus"] <= row["gaussian"]]
 
 
 def split_brackets(rows: list[dict]) -> dict[str, list[dict]]:
@@ -72,6 +102,7 @@ def tables(found: dict) -> tuple[Table, ...]:
     made = [
         _table("Entropy from the zeros of the charge's polynomial", found["estimators"]),
         _table("Growth per time of a domain wall, beside Levitov's integrals", found["rates"]),
+        _table("Slope against ln t after opening a perfect contact", found["opening"]["rows"]),
         _table("An environment at the dot of a star", found["environment"]),
         _table("Environment couplings inferred from A and B", found["inferred"]),
         _table("Counting the twelve-site contact", found["shots"]["rows"]),
@@ -80,18 +111,22 @@ def tables(found: dict) -> tuple[Table, ...]:
     if "sweep" in found:
         for kind, rows in found["sweep"].items():
             made.append(_table(f"Interaction on {kind} bonds, switched on", rows))
+        made.append(_table("Local power of U of the gap, contact", found["powers"]))
         for kind, rows in found["dots"].items():
             made.append(_table(f"Interaction on a {kind} dot, switched on", rows))
         made.append(_table("Interaction in the leads, quenched", found["quenches"]))
         for lead, rows in found["long"].items():
             made.append(_table(f"The same with leads of {lead} sites", rows))
         made.append(_table("The same by matrix products", found.get("chain", [])))
+        made.append(_table("The same with half as many singular values", found.get("coarse", [])))
         made.append(_table("Decay of the gap after `off` with time", _decays(found)))
         made.append(_table("Telegraph noise on the contact", found["noise"]))
     if found.get("brackets"):
         parts = split_brackets(found["brackets"])
+        parts["all, not clipped"] = open_brackets(found["brackets"])
         rows = [{"instances": name, **tightening(part)} for name, part in parts.items()]
         made.append(_table("Certificates of random quenches", rows))
+        made.append(_table("Widths that states with the same data reach", found["reached"]))
     return tuple(table for table in made if table.rows)
 
 

@@ -6,15 +6,17 @@ does not shrink when X grows (data processing). So with A and everything else, B
 
 - ``S(A) <= S_G(A)``, and by Araki and Lieb ``S(A) <= S_G(B) + S_0``;
 - ``D(A) <= D(all) = S_G(all) - S_0``;
+- up to three modes Y of a particle-conserving state have a least entropy, ``f(z)`` of their
+  occupations. So ``S(A) >= f(Y) - S_G(A without Y)`` for Y in A, whatever the rest does;
 - ``D(A) <= D(rest)`` for the rest of all modes without a few, Y, that are taken from B:
-  ``D(rest) = S_G(rest) - S(rest)``, and ``S(rest)`` is known nearly as well as that of all modes:
-  ``S(rest) >= S(Y) - S_0``. One mode of a particle-conserving state has the entropy ``h(z)``
-  exactly, and two modes have at least the least entropy of two coins with their means.
+  ``D(rest) = S_G(rest) - S(rest)``, and ``S(rest) >= f(Y) - S_0``.
 
 The last is never worse than the second for pure states, and usually far better: what makes a pure
-state look mixed in its two-point functions is shared by few modes. The same holds with A and B
-exchanged, and ``S(A) >= S(B) - S_0`` carries it back. Source of the first two: the literature on
-Gaussian extremality; the third is ours, see ``docs/sources/vne.md``.
+state look mixed in its two-point functions is shared by few modes. For mixed starts it fades as
+S_0 grows, and the third remains, for small regions. All hold with A and B exchanged, and
+``S(A) >= S(B) - S_0`` carries them back. Source of the first two: the literature on Gaussian
+extremality; the others are ours, see ``docs/sources/vne.md``, which also tells how close states
+with the same data come to both ends.
 """
 
 import functools
@@ -22,6 +24,7 @@ import itertools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from jaxlab.vne.entropy import binary_entropy
@@ -42,10 +45,12 @@ def certificate(
       corr: ``C[i, j] = <c_i^dag c_j>`` of all sites, ``[L, L]``.
       region: bool ``[L]``.
       initial_entropy: entropy of the state of all sites, in nats; unitary evolution keeps it, so
-        that of the start will do. 0 for pure states.
-      modes: how many modes of each side are tried, alone and in pairs, to tighten the lower bound;
-        0 for ``S_G(A) - D(all)`` alone. Each try costs one eigenvalue problem. Derivatives hold
-        these modes fixed.
+        that of the start will do. 0, the default, says that the state is PURE: for a mixed state
+        it makes both bounds wrong. Give no less than the truth for the upper bound, and no more
+        for the lower one.
+      modes: how many modes of each side are tried, up to three at a time, to tighten the lower
+        bound; 0 for ``S_G(A) - D(all)`` alone. Each try costs one eigenvalue problem. Derivatives
+        hold these modes fixed.
 
     Returns:
       ``(lower, upper)``, float64, in nats; rigorous up to rounding (1e-12 or so).
@@ -76,21 +81,32 @@ def _certificate(
 ) -> tuple[Array, Array]:
     corr, start = in_double("certificate", corr=corr, initial_entropy=initial_entropy)
     corr, region = (corr + corr.conj().T) / 2, jnp.asarray(region)
-    inside, outside = _entropy(corr, region), _entropy(corr, ~region)
-    surplus = _entropy(corr) - start
+    inner, outer = occupations(corr, region), occupations(corr, ~region)
+    inside, outside = _entropy(inner), _entropy(outer)
+    surplus = _entropy(occupations(corr)) - start
     upper = jnp.minimum(inside, outside + start)
     lower = inside - jnp.minimum(surplus, _surplus_without(corr, ~region, start, modes))
     other = outside - jnp.minimum(surplus, _surplus_without(corr, region, start, modes))
-    best = jnp.maximum(lower, jnp.maximum(other - start, start - outside))
-    return jnp.clip(best if modes else lower, 0.0, upper), upper
+    if modes:
+        other = jnp.maximum(other, _entropy_alone(outer))
+        lower = jnp.maximum(lower, _entropy_alone(inner))
+        lower = jnp.maximum(lower, jnp.maximum(other - start, start - outside))
+    return jnp.clip(lower, 0.0, upper), upper
 
 
-def _entropy(corr: Array, region: Array | None = None) -> Array:
-    return jnp.sum(binary_entropy(occupations(corr, region)))
+def _entropy(z: Array) -> Array:
+    return jnp.sum(binary_entropy(z))
+
+
+def _entropy_alone(z: Array) -> Array:
+    """Least entropy of modes by themselves: that of three, less what the others can undo."""
+    z = jnp.append(z, jnp.zeros(3))
+    order = jnp.argsort(binary_entropy(z))
+    return _least_entropy(z[order[-3:]]) - _entropy(z[order[:-3]])
 
 
 def _surplus_without(corr: Array, region: Array, start: Array, modes: int) -> Array:
-    """Least bound on D of all modes but one or two of a region."""
+    """Least bound on D of all modes but one, two or three of a region."""
     tried = min(modes, corr.shape[0])
     if tried == 0:
         return jnp.asarray(jnp.inf)
@@ -102,25 +118,50 @@ def _surplus_without(corr: Array, region: Array, start: Array, modes: int) -> Ar
     values, vectors = jnp.linalg.eigh(weight)
     usable = values[::-1][:tried] > 0.5
     vectors = vectors[:, ::-1][:, :tried]
-    choices = [(n, n) for n in range(tried)] + list(itertools.combinations(range(tried), 2))
+    choices = np.array(
+        [
+            np.isin(np.arange(tried), some)
+            for size in (1, 2, 3)
+            for some in itertools.combinations(range(tried), size)
+        ]
+    )
 
-    def surplus(pair: Array) -> Array:
-        taken = vectors[:, pair] * jnp.array([1.0, 0.0]).at[1].set(pair[0] != pair[1])
+    def surplus(chosen: Array) -> Array:
+        taken = vectors * chosen
         rest = jnp.eye(corr.shape[0]) - taken @ taken.conj().T
-        z = occupations(taken.conj().T @ corr @ taken)
-        least = jnp.maximum(_least_entropy(z) - start, start - jnp.sum(binary_entropy(z)))
-        found = _entropy(rest @ corr @ rest) - jnp.maximum(least, 0.0)
-        return jnp.where(jnp.all(usable[pair]), found, jnp.inf)
+        z = jnp.append(occupations(taken.conj().T @ corr @ taken), jnp.zeros(3))
+        z = z[jnp.argsort(binary_entropy(z))[-3:]]  # modes not chosen are at zero
+        least = jnp.maximum(_least_entropy(z) - start, start - _entropy(z))
+        found = _entropy(occupations(rest @ corr @ rest)) - jnp.maximum(least, 0.0)
+        return jnp.where(jnp.all(usable | ~chosen), found, jnp.inf)
 
-    return jnp.min(jax.lax.map(surplus, jnp.array(choices)))
+    return jnp.min(jax.lax.map(surplus, choices))
 
 
 def _least_entropy(z: Array) -> Array:
-    """Least joint entropy of two coins with given means, at one end of their correlation."""
+    """Lower bound on the joint entropy of three modes with given occupations.
 
-    def joint(both: Array) -> Array:
-        chances = jnp.stack([both, z[0] - both, z[1] - both, 1 - z[0] - z[1] + both])
-        return -jnp.sum(jax.scipy.special.xlogy(chances, jnp.maximum(chances, 1e-300)))
+    The state is a block for every charge. With ``p`` the chances of none and of three particles and
+    ``R``, ``Q`` the blocks of one particle and of one hole, ``C = R - Q + s`` for
+    ``s = tr Q + p_3``. So the eigenvalues of R are no smaller than those of ``C - s`` where these
+    are positive, those of Q no smaller than the others' magnitudes, and both traces have the same
+    excess. All excess on the largest eigenvalue majorizes the rest. What remains is a function of
+    ``s`` and the excess, concave between lines: least at one of their crossings. Modes at zero
+    make it exact for two and for one.
+    """
+    low, middle, high = z = jnp.sort(z)
+    total = jnp.sum(z)
+    crossings = [low, middle, high, 0 * low, 1 + 0 * low, low + middle, middle + high - 1]
+    s = jnp.stack([*crossings, total / 2, (total - 1) / 2, total - 1])
+    particle, hole = jnp.maximum(z - s[:, None], 0), jnp.maximum(s[:, None] - z, 0)
+    full, empty = s - jnp.sum(hole, axis=1), 1 - s - jnp.sum(particle, axis=1)
+    room = jnp.minimum(full, empty)
 
-    apart, together = jnp.maximum(0.0, z[0] + z[1] - 1), jnp.minimum(z[0], z[1])
-    return jnp.minimum(joint(apart), joint(together))
+    def joint(excess: Array) -> Array:
+        ends = jnp.stack([full - excess, empty - excess], axis=1)
+        chances = [ends, particle.at[:, 2].add(excess), hole.at[:, 0].add(excess)]
+        chances = jnp.maximum(jnp.concatenate(chances, axis=1), 0)
+        return -jnp.sum(jax.scipy.special.xlogy(chances, jnp.maximum(chances, 1e-300)), axis=1)
+
+    least = jnp.minimum(joint(jnp.zeros_like(s)), joint(jnp.maximum(room, 0)))
+    return jnp.min(jnp.where(room >= -1e-12, least, jnp.inf))

@@ -50,16 +50,20 @@ def charge_cumulants(
 
 def coin_cumulants(z: Array, order: int) -> Array:
     """Cumulants 1 to ``order`` of coins with mean ``z``, ``[order, *z.shape]``."""
-    spread = z * (1 - z)
-    found = [z]
-    for number in range(2, order + 1):
+    numbers = range(2, order + 1)
+    factors = np.zeros((order - 1, order + 1))
+    for row, number in enumerate(numbers):
         even = _even_polynomial(number - number % 2)
-        if number % 2 == 0:
-            found.append(_horner(even, spread))
-        else:
-            slopes = [power * factor for power, factor in enumerate(even)][1:]
-            found.append(_horner(slopes, spread) * spread * (1 - 2 * z))
-    return jnp.stack(found[:order])
+        if number % 2:
+            even = tuple(power * factor for power, factor in enumerate(even))[1:]
+        factors[row, : len(even)] = even
+    # Horner's rule for all orders at once.
+    spread, total = z * (1 - z), jnp.zeros((order - 1, *z.shape))
+    for column in factors.T[::-1]:
+        total = total * spread + column.reshape(-1, *[1] * z.ndim)
+    odd = (np.array(numbers) % 2 == 1).reshape(-1, *[1] * z.ndim)
+    total = jnp.where(odd, total * spread * (1 - 2 * z), total)
+    return jnp.concatenate([z[None], total])
 
 
 @functools.cache
@@ -76,13 +80,6 @@ def _even_polynomial(number: int) -> tuple[int, ...]:
         after[power] += factor * power * power
         after[power + 1] -= factor * power * (4 * power + 2)
     return tuple(after)
-
-
-def _horner(factors: tuple[int, ...] | list[int], x: Array) -> Array:
-    total = jnp.zeros_like(x)
-    for factor in reversed(factors):
-        total = total * x + float(factor)
-    return total
 
 
 def charge_distribution(

@@ -15,6 +15,9 @@ from jaxtyping import Array, Float
 from jaxlab.vne.occupations import Region, occupations
 from jaxlab.vne.precision import Matrix
 
+_NEAR_ONE = 0.01
+"""Renyi orders closer to 1 than this lose digits in the usual form."""
+
 _EDGE = 1e-15
 """Occupations closer to 0 or 1 than this are noise; slopes are taken here instead."""
 
@@ -70,7 +73,7 @@ def renyi(
     Args:
       corr: ``C[i, j] = <c_i^dag c_j>``, ``[L, L]``.
       region: bool ``[L]``; None for all sites.
-      alpha: order, above 0; 1 is the von Neumann entropy, ``math.inf`` the min-entropy.
+      alpha: order, above 0, static; 1 is the von Neumann entropy, ``math.inf`` the min-entropy.
       largest: static upper bound on the sites of the region.
 
     Returns:
@@ -92,6 +95,10 @@ def _binary_renyi(z: Array, alpha: float) -> Array:
     far = jnp.maximum(z, 1 - z)
     if math.isinf(alpha):
         return -jnp.log(far)
+    if abs(alpha - 1) < _NEAR_ONE:  # what sums to nearly 1 is its distance from 1
+        logs = [jnp.log(jnp.maximum(p, 1e-300)) for p in (z, 1 - z)]
+        left = z * jnp.expm1((alpha - 1) * logs[0]) + (1 - z) * jnp.expm1((alpha - 1) * logs[1])
+        return jnp.log1p(left) / (1 - alpha)
     return (alpha * jnp.log(far) + jnp.log1p(((1 - far) / far) ** alpha)) / (1 - alpha)
 
 
@@ -105,7 +112,7 @@ def _binary_renyi_jvp(
     ratio = (1 - far) / far
     slope = 1 / far
     if not math.isinf(alpha):
-        slope *= alpha / (1 - alpha) * (ratio ** (alpha - 1) - 1) / (1 + ratio**alpha)
+        slope *= alpha / (1 - alpha) * jnp.expm1((alpha - 1) * jnp.log(ratio)) / (1 + ratio**alpha)
     return _binary_renyi(z, alpha), jnp.sign(1 - 2 * inner) * slope * tangents[0]
 
 

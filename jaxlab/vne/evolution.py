@@ -33,7 +33,9 @@ def evolve_eig(
     """Evolves a correlation matrix under a constant Hamiltonian.
 
     Differentiable in ``h``, ``corr`` and ``times``, by divided differences of the phases: finite
-    where levels are degenerate, as they are at a closed contact.
+    where levels are degenerate, as they are at a closed contact. Exact for the leads given: they
+    stand for infinite ones only until reflections return to the contact, at about ``0.9 L`` sites
+    over the hopping; states bound outside the band never settle.
 
     Args:
       h: ``[L, L]`` Hermitian, energy; real input keeps the eigensolver and the products real.

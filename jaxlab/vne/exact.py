@@ -1,6 +1,6 @@
 """Exact interacting fermions, for what two-point functions cannot tell: up to about 20 sites.
 
-NetKet builds the sparse Hamiltonian; everything else works on the vector of amplitudes, on the
+NetKet gives the entries of the Hamiltonian; all else works on the vector of amplitudes, on the
 host. NetKet (extra ``transport``) is imported when the first Hamiltonian is built, without letting
 it switch jax's 64-bit mode.
 """
@@ -11,6 +11,7 @@ import math
 import os
 import typing
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -18,6 +19,9 @@ import numpy as np
 from jaxtyping import Bool, Complex128, Float, Int8, Num
 
 from jaxlab.vne.krylov import evolve_vector
+
+_TOGETHER = 200_000
+"""Rows of the Hamiltonian that are built at once."""
 
 _LARGEST = 3_000_000
 """States of the largest sector: its vectors and matrix stay below a gigabyte or two."""
@@ -153,7 +157,12 @@ class Interacting:
 
         Returns:
           complex128 ``[T, states]`` or ``[T, members, states]``.
+
+        Raises:
+          ValueError: a time is not finite.
         """
+        if not np.isfinite(times).all():
+            raise ValueError(f"Interacting: times={times} must be finite.")
         if np.ndim(state) == 2:
             return np.stack([self.evolve(member, times) for member in state], axis=1)
         found = np.empty((len(times), len(self.basis)), np.complex128)
@@ -176,13 +185,11 @@ class Interacting:
         state = np.atleast_2d(state)
         weights = (np.abs(state) ** 2).sum(0)
         corr = np.diag(weights @ self.basis).astype(np.complex128)
-        bits = 1 << np.arange(self.sites)
-        codes = self.basis @ bits
-        order = np.argsort(codes)
+        bits, codes = 1 << np.arange(self.sites), _codes(self.basis)
         before = np.cumsum(self.basis, axis=1, dtype=np.int64)
         for i, j in itertools.combinations(range(self.sites), 2):
             hops = np.flatnonzero((self.basis[:, j] == 1) & (self.basis[:, i] == 0))
-            targets = order[np.searchsorted(codes, codes[hops] + bits[i] - bits[j], sorter=order)]
+            targets = np.searchsorted(codes, codes[hops] + bits[i] - bits[j])
             signs = 1 - 2 * ((before[hops, j - 1] - before[hops, i]) % 2)
             corr[i, j] = np.vdot(state[:, targets], signs * state[:, hops])
             corr[j, i] = corr[i, j].conj()
@@ -242,14 +249,13 @@ class Interacting:
                 f"Interacting: region must be bool [{self.sites}], got {region.dtype} "
                 f"{region.shape}."
             )
-        bits = 1 << np.arange(self.sites)
         outside = np.cumsum(self.basis * ~region, axis=1, dtype=np.int64)
         passed = (outside * (self.basis * region)).sum(1)
         counts = self.basis @ region.astype(np.int64)
         return (
             counts,
-            self.basis @ (bits * region),
-            self.basis @ (bits * ~region),
+            _codes(self.basis * region),
+            _codes(self.basis * ~region),
             1 - 2 * (passed % 2),
         )
 
@@ -272,6 +278,8 @@ def _lowest(block: Any) -> np.ndarray:
 
 def _build(h: np.ndarray, interaction: np.ndarray, particles: int) -> tuple[np.ndarray, Any]:
     """Basis and sparse Hamiltonian of one sector, by NetKet."""
+    from scipy.sparse import csr_matrix
+
     sites = len(h)
     terms: list[tuple[tuple[int, int], ...]] = [
         ((i, 1), (j, 0)) for i, j in np.argwhere(h != 0).tolist()
@@ -280,25 +288,57 @@ def _build(h: np.ndarray, interaction: np.ndarray, particles: int) -> tuple[np.n
     for i, j in np.argwhere(np.triu(interaction, 1) != 0).tolist():
         terms.append(((i, 1), (i, 0), (j, 1), (j, 0)))
         weights.append(interaction[i, j])
+    basis = _sector(sites, particles)
+    shape = (len(basis),) * 2
+    if not terms:
+        return basis, csr_matrix(shape, dtype=np.complex128)
     netket = _netket()
-    with jax.enable_x64(True):
+    with jax.enable_x64(True), warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # it recommends others, for sampling
         hilbert = netket.hilbert.SpinOrbitalFermions(sites, n_fermions=particles)
-        basis = np.asarray(hilbert.all_states(), np.int8)
-        if not terms:
-            from scipy.sparse import csr_matrix
+        operator = netket.operator.FermionOperator2ndNumba(hilbert, terms, weights)
+        parts = [
+            _rows(operator, basis, np.arange(first, min(first + _TOGETHER, len(basis))))
+            for first in range(0, len(basis), _TOGETHER)
+        ]
+    values, rows, columns = (np.concatenate(part) for part in zip(*parts, strict=True))
+    return basis, csr_matrix((values, (rows, columns)), shape=shape)
 
-            return basis, csr_matrix((len(basis),) * 2, dtype=np.complex128)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # it recommends others, for sampling
-            operator = netket.operator.FermionOperator2ndNumba(hilbert, terms, weights)
-            return basis, operator.to_sparse().tocsr().astype(np.complex128)
+
+def _rows(operator: Any, basis: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Entries of some rows, their rows and their columns.
+
+    `to_sparse` gives the same, but compiles a program of jax for every number of entries.
+    """
+    ends = np.zeros(len(rows), np.int64)
+    reached, values = operator.get_conn_flattened(basis[rows], ends)
+    columns = np.searchsorted(_codes(basis), _codes(reached))
+    return values.astype(np.complex128), np.repeat(rows, np.diff(ends, prepend=0)), columns
+
+
+def _sector(sites: int, particles: int) -> np.ndarray:
+    """All occupations with a given number of particles, in ascending order of their codes."""
+    states = math.comb(sites, particles)
+    occupied = itertools.chain.from_iterable(itertools.combinations(range(sites), particles))
+    places = np.fromiter(occupied, np.int64, states * particles).reshape(states, particles)
+    basis = np.zeros((states, sites), np.int8)
+    np.put_along_axis(basis, places, 1, axis=1)
+    return basis[np.argsort(_codes(basis))]
+
+
+def _codes(occupations: np.ndarray) -> np.ndarray:
+    """One integer for each row of zeros and ones."""
+    return occupations.astype(np.int64) @ (1 << np.arange(occupations.shape[1]))
 
 
 def _netket() -> Any:
-    """NetKet, imported without its switching 64-bit mode on or setting a mesh for the process."""
-    quiet = ("NETKET_ENABLE_X64", "NETKET_SHARDING")
+    """NetKet, imported without its switching 64-bit mode or setting a mesh for the process."""
+    # The import sets 64-bit mode, on or off. A scope hides the process's mode from its own thread.
+    with ThreadPoolExecutor(1) as elsewhere:
+        wide = elsewhere.submit(lambda: jax.config.values["jax_enable_x64"]).result()
+    quiet = {"NETKET_ENABLE_X64": str(int(wide)), "NETKET_SHARDING": "0"}
     before = {name: os.environ.get(name) for name in quiet}
-    os.environ.update(dict.fromkeys(quiet, "0"))
+    os.environ.update(quiet)
     try:
         import netket
     finally:

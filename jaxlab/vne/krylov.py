@@ -22,10 +22,11 @@ def evolve_vector(
     Returns:
       complex128 ``[states]``; the error is about 1e-13 a step.
     """
-    left = float(time)
+    left, norm = float(time), np.linalg.norm(state)
+    if norm == 0:  # a member of an ensemble without weight
+        return state
     while left != 0:
-        norm = np.linalg.norm(state)
-        space, diagonal, beside = _lanczos(hamiltonian, state / norm)
+        space, diagonal, beside = _lanczos(hamiltonian, state / np.linalg.norm(state))
         used = diagonal.size
         tridiagonal = np.diag(diagonal) + np.diag(beside[: used - 1], 1)
         energies, modes = np.linalg.eigh(tridiagonal, UPLO="U")

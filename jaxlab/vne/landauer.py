@@ -11,8 +11,10 @@ from collections.abc import Callable
 import numpy as np
 from jaxtyping import Complex128, Float
 
-_legendre = functools.cache(np.polynomial.legendre.leggauss)
+_NODES = 400
 """Enough that halving them moves no rate below by more than 1e-12 of itself, edges included."""
+
+_legendre = functools.cache(np.polynomial.legendre.leggauss)
 
 Energies = Float[np.ndarray, "*energies"]
 
@@ -132,13 +134,23 @@ def dot_steady_state(
 
     Args:
       couplings: g of every lead.
-      level: energy of the dot; without bound states outside the band.
+      level: energy of the dot.
       mu: chemical potential of every lead.
       temperature: of all leads, at least 0.
 
     Returns:
       ``occupation``, and ``current`` out of the first lead in particles per time.
+
+    Raises:
+      ValueError: a state is bound outside the band. It never decays, so there is no steady state.
     """
+    # Beyond an edge, E - eps_d must meet the shift sum g^2 s(E), which is largest at the edge.
+    shift = sum(g**2 for g in couplings)
+    if level + shift > 2 or level - shift < -2:
+        raise ValueError(
+            f"dot_steady_state: level={level} and couplings={couplings} bind a state outside the "
+            "band; keep |level| + sum g^2 at most 2."
+        )
     steps = {m + shift * temperature for m in mu for shift in (-40, 0, 40)}
     edges = sorted({-2.0, 2.0, *(min(max(step, -2.0), 2.0) for step in steps)})
 
@@ -187,7 +199,7 @@ def _coin_entropy(z: Energies) -> Energies:
 def _integral(function: Callable[[Energies], Energies], low: float, high: float) -> float:
     """Gauss-Legendre after ``E = mean + half sin(x)``, which smooths the roots at the band edge."""
     mean, half = (low + high) / 2, (high - low) / 2
-    nodes, weights = _legendre(400)
+    nodes, weights = _legendre(_NODES)
     angle = np.pi / 2 * nodes
     values = function(mean + half * np.sin(angle)) * np.cos(angle)
     return float(half * np.pi / 2 * (weights @ values))

@@ -96,7 +96,7 @@ def dot(
     Args:
       left: sites of the left lead.
       right: sites of the right lead.
-      couplings: amplitudes from the dot to the left and to the right lead.
+      couplings: ``h[dot, next site] = -couplings[lead]``, of the left and of the right lead.
       energy: of the dot.
       hopping: hopping J of both leads.
 
@@ -113,7 +113,7 @@ def dot(
     )
     couplings = _spread("dot", "couplings", couplings, 2)
     bonds = jnp.full(left + right, hopping, jnp.result_type(couplings, hopping))
-    bonds = bonds.at[left - 1 : left + 1].set(couplings)
+    bonds = bonds.at[left - 1].set(couplings[0].conj()).at[left].set(couplings[1])
     onsite = jnp.zeros(left + 1 + right).at[left].set(energy)
     return hopping_chain(left + 1 + right, hopping=bonds, onsite=onsite)
 

@@ -8,8 +8,14 @@ import pytest
 
 from experiments import vne
 from experiments.harness import Missing, Steps
-from experiments.workloads import transport_exact, transport_free, transport_mps, transport_tables
-from jaxlab.vne import block_diag, entropy, evolve_eig, ground_corr, hopping_chain, qpc
+from experiments.workloads import (
+    transport_exact,
+    transport_extremes,
+    transport_free,
+    transport_mps,
+    transport_tables,
+)
+from jaxlab.vne import Interacting, block_diag, entropy, evolve_eig, ground_corr, hopping_chain, qpc
 from tests.oracles import fock
 
 SMOKE = vne.PRESETS["smoke"]
@@ -24,6 +30,13 @@ def test_exponents_are_powers_of_the_strength():
     found = transport_tables.exponents(rows)
     assert found["t=1"] == pytest.approx(2)
     assert found["t=4"] == pytest.approx(2.5)
+
+
+def test_local_exponents_are_those_of_neighbors():
+    rows = [{"strength": u, "time": 1.0, "gap": u**2 + u**4} for u in (1e-4, 1e-3, 10.0, 20.0)]
+    found = transport_tables.local_exponents(rows)
+    assert [(row["from U"], row["to U"]) for row in found][::2] == [(1e-4, 1e-3), (10.0, 20.0)]
+    assert [round(row["t=1"], 1) for row in found][::2] == [2.0, 4.0]
 
 
 @pytest.mark.parametrize(
@@ -119,6 +132,19 @@ def test_dots_repel_where_they_should():
     assert np.argwhere(interaction).tolist() == [[4, 5], [5, 4], [5, 6], [6, 5]]
 
 
+def test_search_for_extreme_states():
+    """Where nothing correlates, states reach both ends of the plain bracket."""
+    bit = np.log(2)
+    search = transport_extremes._Search(np.eye(4) / 2 + 0j, 2, 3.3 * bit)
+    assert search.extreme(1.0) == pytest.approx(1.3 * bit, abs=1e-4)
+    assert search.extreme(-1.0) == pytest.approx(2 * bit, abs=1e-4)
+    x, step = search._gaussian(), 1e-6
+    direction = np.random.default_rng(1).normal(size=x.size)
+    value = lambda s: search._lagrangian(x + s * direction, 1.0, 0.1 * search.corr, 0.3, 5.0)  # noqa: E731
+    slope = (value(step)[0] - value(-step)[0]) / (2 * step)
+    assert value(0.0)[1] @ direction == pytest.approx(slope, rel=1e-6)
+
+
 @pytest.mark.slow
 def test_correlation_of_a_matrix_product_has_strings():
     qtn = pytest.importorskip("quimb.tensor")
@@ -144,6 +170,35 @@ def test_matrix_products_follow_the_free_chain():
         exact = float(entropy(corr, np.arange(12) < 6))
     np.testing.assert_allclose(transport_mps.correlation(walk.pt), corr, atol=1e-4)
     assert transport_mps.half_entropy(walk.pt, 6) == pytest.approx(exact, abs=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["off", "none"])
+def test_interacting_matrix_products_are_exact_in_short_leads(kind):
+    """Six sites a lead need no more than 64 singular values: only the splitting errs."""
+    pytest.importorskip("quimb")
+    pytest.importorskip("netket")
+    lead, strength = 6, 0.5
+    hops, bonds = np.ones(11), np.full(11, strength)
+    bonds[lead - 1] = 0
+
+    def model(contact, kept):
+        hops[lead - 1] = contact
+        interaction = np.diag(kept * bonds, 1)
+        interaction += interaction.T
+        h = -np.diag(hops, 1) - np.diag(hops, -1) - np.diag(interaction.sum(1)) / 2
+        return Interacting(h, interaction, lead)
+
+    left = np.arange(12) < lead
+    start = model(0.0, 1).ground_state(np.stack([left, ~left]), (3, 3))
+    after = model(transport_mps.CONTACT, int(kind == "none"))
+    with jax.enable_x64(True):
+        rows = transport_mps.long_quenches(lead, strength, 64, (1.0, 2.0), (kind,))
+        for row, state in zip(rows, after.evolve(start, np.array([1.0, 2.0])), strict=True):
+            exact = after.entropy(state, left)
+            assert row["exact"] == pytest.approx(exact, abs=1e-4)
+            gaussian = float(entropy(after.correlation(state), left))
+            assert row["gaussian"] == pytest.approx(gaussian, abs=1e-4)
 
 
 def test_finished_steps_are_not_done_again(tmp_path, monkeypatch):

@@ -1,5 +1,7 @@
 """Driven, noisy, sampled and sharded evolution against independent solvers and counts."""
 
+import hypothesis
+import hypothesis.strategies as st
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -66,6 +68,18 @@ def test_integrators_converge_at_their_order_and_stay_unitary(method, order):
     np.testing.assert_allclose(slopes, order, atol=0.35)
 
 
+@hypothesis.given(st.integers(0, 2**32 - 1), st.floats(-3, 3))
+@hypothesis.settings(max_examples=10)
+def test_drives_keep_the_entropy_of_all_sites(seed, time):
+    corr = mixed(np.random.default_rng(seed), 4)
+    later = DRIVEN(corr, np.array([time]))[0]
+    assert float(entropy(later)) == pytest.approx(float(entropy(corr)), abs=1e-10)
+    assert float(jnp.trace(later).real) == pytest.approx(np.trace(corr).real, abs=1e-11)
+
+
+DRIVEN = jax.jit(lambda corr, times: evolve_driven(drive, corr, times, steps=4))
+
+
 def test_a_constant_drive_is_no_drive():
     rng = np.random.default_rng(2)
     h, corr = hermitian(rng, 4), mixed(rng, 4)
@@ -79,6 +93,8 @@ def test_a_constant_drive_is_no_drive():
 def test_gradient_of_a_drive():
     corr = np.diag([1.0, 1, 0, 0]) + 0j
 
+    @jax.jit
+    @jax.value_and_grad
     def target(strength):
         return evolve_driven(
             lambda t: qpc(2, 2, contact=strength * jnp.sin(t)),
@@ -87,10 +103,25 @@ def test_gradient_of_a_drive():
             measure=lambda c: entropy(c, np.arange(4) < 2),
         )[-1]
 
-    slope = jax.jit(jax.grad(target))(0.4)
-    ends = [float(target(0.4 + s)) for s in (1e-5, -1e-5)]
+    slope = target(0.4)[1]
+    ends = [float(target(0.4 + s)[0]) for s in (1e-5, -1e-5)]
     assert float(slope) == pytest.approx((ends[0] - ends[1]) / 2e-5, rel=1e-6)
-    assert np.isfinite(jax.grad(target)(0.0))
+    assert np.isfinite(target(0.0)[1])
+
+
+def test_default_steps_are_checked():
+    """One late time: sixteen steps would give half the entropy."""
+    corr = np.diag([1.0, 1, 0, 0]) + 0j
+
+    def late(time, steps=None):
+        pulsed = lambda t: qpc(2, 2, contact=0.5 + 0.4 * jnp.sin(t))  # noqa: E731
+        return evolve_driven(pulsed, corr, time, steps=steps)[-1]
+
+    with pytest.raises(ValueError, match="steps"):
+        late(np.array([50.0]))
+    assert np.isnan(jax.jit(late)(np.array([50.0]))).all()
+    found = late(np.linspace(1, 50, 50))
+    np.testing.assert_allclose(found, late(np.array([50.0]), 2000), atol=1e-5)
 
 
 def test_driven_refusals():

@@ -42,7 +42,7 @@ few = hypothesis.settings(max_examples=10)
 
 def draw(seed, sites=None):
     rng = np.random.default_rng(seed)
-    sites = sites or int(rng.integers(2, 9))
+    sites = sites or int(rng.choice([2, 5, 8]))
     return rng, mixed(rng, sites), rng.random(sites) < 0.5
 
 
@@ -126,7 +126,7 @@ def test_both_sides_of_a_pure_state_are_alike(seed, particles):
 
 @hypothesis.given(seeds)
 def test_charge_statistics_agree_with_each_other(seed):
-    _, corr, region = draw(seed)
+    _, corr, region = draw(seed, 7)
     chances = np.asarray(charge_distribution(corr, region))
     charges = np.arange(chances.size)
     assert chances.min() >= 0
@@ -183,11 +183,11 @@ def test_transfers_from_a_sharp_start_are_charges():
 @hypothesis.given(seeds)
 @few
 def test_estimators_from_charges_reach_the_entropy(seed):
-    _, corr, region = draw(seed)
+    _, corr, region = draw(seed, 7)
     exact = float(entropy(corr, region))
     assert roots_estimator(charge_distribution(corr, region)) == pytest.approx(exact, abs=1e-9)
     cumulants = charge_cumulants(corr, region, 20)
-    partial = [float(song_series(cumulants, order)) for order in range(1, 20, 2)]
+    partial = [float(song_series(cumulants, order)) for order in (1, 4, 9, 19)]
     assert np.all(np.diff(partial) > -1e-12)
     assert partial[-1] <= exact + 1e-9
 
@@ -276,21 +276,35 @@ FUNCTIONS = {
 FIELDS = np.array([[0.3], [1.1]])
 
 
+def test_renyi_entropies_meet_the_entropy_at_order_one():
+    """S_a = S - (a - 1) Var(ln rho) / 2 + ...: no digits are lost on the way."""
+    z = np.array([0.3, 0.2, 0.0, 1.0])
+    corr, inner = np.diag(z) + 0j, z[:2]
+    variance = (inner * (1 - inner) * np.log((1 - inner) / inner) ** 2).sum()
+    for step in (1e-3, -1e-5, 1e-9, 1e-12, -1e-15):
+        expected = float(entropy(corr)) - step * variance / 2
+        assert float(renyi(corr, None, 1 + step)) == pytest.approx(expected, abs=step**2 + 1e-13)
+    near = jax.grad(lambda c: renyi(c, None, 1 + 1e-12))(corr[:2, :2])
+    np.testing.assert_allclose(near, jax.grad(entropy)(corr[:2, :2]), rtol=1e-9)
+    ends = [float(renyi(corr, None, 1 + s)) for s in (0.01 - 1e-9, 0.01 + 1e-9)]
+    assert ends[0] == pytest.approx(ends[1], abs=1e-8)
+
+
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_eager_jit_vmap_and_gradient_agree(name):
     function = FUNCTIONS[name]
     rng = np.random.default_rng(1)
     corrs = np.stack([mixed(rng, 6) for _ in range(3)])
     region = np.array([True, False, True, True, False, False])
-    eager = [float(function(c, region)) for c in corrs]
     jitted, mapped = jax.jit(function), jax.jit(jax.vmap(function, (0, None)))
-    np.testing.assert_allclose([jitted(c, region) for c in corrs], eager, rtol=1e-12)
-    np.testing.assert_allclose(mapped(corrs, region), eager, rtol=1e-12)
+    alone = [float(jitted(c, region)) for c in corrs]
+    assert float(function(corrs[0], region)) == pytest.approx(alone[0], rel=1e-12)
+    np.testing.assert_allclose(mapped(corrs, region), alone, rtol=1e-12)
     direction = hermitian(rng, 6)
-    _, slope = jax.jvp(lambda c: function(c, region), (corrs[0],), (direction,))
-    pulled = jax.grad(lambda c: function(c, region))(jnp.asarray(corrs[0]))
+    _, slope = jax.jvp(lambda c: jitted(c, region), (corrs[0],), (direction,))
+    pulled = jax.grad(lambda c: jitted(c, region))(jnp.asarray(corrs[0]))
     step = 1e-6
-    ahead, behind = (float(function(corrs[0] + s * direction, region)) for s in (step, -step))
+    ahead, behind = (float(jitted(corrs[0] + s * direction, region)) for s in (step, -step))
     assert float(slope) == pytest.approx((ahead - behind) / (2 * step), rel=1e-6, abs=1e-7)
     # jax's gradient of a real function is conjugate to the direction it pairs with.
     assert float(jnp.sum(pulled * direction).real) == pytest.approx(float(slope), rel=1e-9)
@@ -353,8 +367,8 @@ def test_second_derivative_is_right_where_occupations_differ():
         h = jnp.asarray(hermitian(np.random.default_rng(0), 5)) + x * jnp.diag(jnp.arange(5.0))
         return entropy(ground_corr(h, 2), np.arange(5) < 2, largest=2)
 
-    second = jax.grad(jax.grad(along))(0.3)
-    slopes = [jax.grad(along)(0.3 + s) for s in (1e-5, -1e-5)]
+    both = jax.jit(jax.value_and_grad(jax.grad(along)))
+    second, slopes = both(0.3)[1], [both(0.3 + s)[0] for s in (1e-5, -1e-5)]
     assert float(second) == pytest.approx(float(slopes[0] - slopes[1]) / 2e-5, rel=1e-5)
 
 

@@ -12,6 +12,7 @@ import scipy.linalg
 
 from jaxlab.vne import (
     block_diag,
+    box_disorder,
     certificate,
     dot,
     entropy,
@@ -63,12 +64,14 @@ def test_what_evolution_keeps(seed):
     np.testing.assert_allclose(back, corr, atol=1e-11)
 
 
-def test_continuity_of_the_charge():
-    rng = np.random.default_rng(2)
+@hypothesis.given(st.integers(0, 2**32 - 1))
+@hypothesis.settings(max_examples=5)
+def test_continuity_of_the_charge(seed):
+    rng = np.random.default_rng(seed)
     h, corr = np.asarray(hopping_chain(6, phase=0.4, onsite=rng.normal(size=6))), mixed(rng, 6)
     densities = lambda t: jnp.diagonal(evolve_eig(h, corr, t[None])[0]).real  # noqa: E731
-    _, growth = jax.jvp(densities, (jnp.array(0.9),), (jnp.array(1.0),))
     now = evolve_eig(h, corr, np.array([0.9]))[0]
+    _, growth = jax.jvp(densities, (jnp.array(0.9),), (jnp.array(1.0),))
     currents = -2 * (np.diagonal(h, 1) * np.diagonal(now, 1)).imag
     expected = np.concatenate([[0], currents]) - np.concatenate([currents, [0]])
     np.testing.assert_allclose(growth, expected, atol=1e-12)
@@ -92,26 +95,30 @@ def curve(contact, time=2.0, phase=0.3):
     )[0]
 
 
+VALUE_AND_SLOPES = jax.jit(jax.value_and_grad(curve, argnums=(0, 1, 2)))
+
+
 @pytest.mark.parametrize("contact", [0.5, 0.05])
 @pytest.mark.parametrize("argument", [0, 1, 2])
 def test_gradients_along_a_quench(contact, argument):
     point = [contact, 2.0, 0.3]
-    slope = jax.jit(jax.grad(curve, argnums=argument))(*point)
+    slope = VALUE_AND_SLOPES(*point)[1][argument]
     ends = []
     for step in (1e-5, -1e-5):
         moved = list(point)
         moved[argument] += step
-        ends.append(float(curve(*moved)))
+        ends.append(float(VALUE_AND_SLOPES(*moved)[0]))
     assert float(slope) == pytest.approx((ends[0] - ends[1]) / 2e-5, rel=1e-6, abs=1e-8)
 
 
 def test_gradients_are_finite_at_a_closed_contact():
-    assert jax.grad(curve)(0.0) == 0  # the entropy is even in the contact
-    assert np.isfinite(jax.grad(lambda x: entropy(ground_corr(qpc(4, 3, contact=x), 3)))(0.0))
+    assert VALUE_AND_SLOPES(0.0, 2.0, 0.3)[1][0] == 0  # the entropy is even in the contact
+    filled = jax.jit(jax.grad(lambda x: entropy(ground_corr(qpc(4, 3, contact=x), 3))))
+    assert np.isfinite(filled(0.0))
     small = 1e-3
-    assert float(jax.grad(curve)(small)) == pytest.approx(
-        (float(curve(1.01 * small)) - float(curve(0.99 * small))) / (0.02 * small), rel=1e-3
-    )
+    ends = [float(VALUE_AND_SLOPES(s * small, 2.0, 0.3)[0]) for s in (1.01, 0.99)]
+    slope = float(VALUE_AND_SLOPES(small, 2.0, 0.3)[1][0])
+    assert slope == pytest.approx((ends[0] - ends[1]) / (0.02 * small), rel=1e-3)
 
 
 def test_derivative_where_levels_cross():
@@ -134,8 +141,9 @@ def test_second_derivative_is_right_where_levels_differ():
         corr = jnp.diag(jnp.array([1.0, 0, 0, 0])) + 0j
         return evolve_eig(h, corr, jnp.array([1.1]))[0, 0, 0].real
 
-    second = jax.grad(jax.grad(charge))(0.2)
-    ends = [float(jax.grad(charge)(0.2 + s)) for s in (1e-5, -1e-5)]
+    slopes = jax.jit(jax.value_and_grad(jax.grad(charge)))
+    second = slopes(0.2)[1]
+    ends = [float(slopes(0.2 + s)[0]) for s in (1e-5, -1e-5)]
     assert float(second) == pytest.approx((ends[0] - ends[1]) / 2e-5, rel=1e-6)
 
 
@@ -155,7 +163,7 @@ def test_derivatives_of_the_starting_states():
     h, bump, weight = (hermitian(rng, 5) for _ in range(3))
 
     def probe(state):
-        return lambda x: jnp.sum(weight * state(jnp.asarray(h + x * bump))).real
+        return jax.jit(lambda x: jnp.sum(weight * state(jnp.asarray(h + x * bump))).real)
 
     for state in (
         functools.partial(ground_corr, particles=2),
@@ -167,7 +175,7 @@ def test_derivatives_of_the_starting_states():
         ends = [float(value(s)) for s in (1e-5, -1e-5)]
         assert float(slope) == pytest.approx((ends[0] - ends[1]) / 2e-5, rel=1e-6, abs=1e-7)
     for argument, point in ((0, 0.3), (1, 0.2)):
-        thermal = lambda *p: jnp.sum(weight * thermal_corr(h, *p)).real  # noqa: E731
+        thermal = jax.jit(lambda *p: jnp.sum(weight * thermal_corr(h, *p)).real)
         slope = jax.grad(thermal, argnums=argument)(0.3, 0.2)
         moved = [[0.3, 0.2], [0.3, 0.2]]
         moved[0][argument], moved[1][argument] = point + 1e-5, point - 1e-5
@@ -206,6 +214,13 @@ def test_what_has_no_unique_state_is_refused():
         thermal_corr(h, np.zeros(3), 0.1)
 
 
+def test_disorder_fills_its_box():
+    found = np.asarray(box_disorder(jax.random.key(0), 4000, 0.8))
+    assert -0.4 <= found.min() < -0.39
+    assert 0.39 < found.max() <= 0.4
+    assert found.mean() == pytest.approx(0, abs=0.02)
+
+
 def test_lattices():
     chain = np.asarray(hopping_chain(3, hopping=[1.0, 2.0], onsite=[0.1, 0.2, 0.3], phase=[0.5, 0]))
     assert chain[0, 1] == pytest.approx(-np.exp(0.5j))
@@ -214,6 +229,9 @@ def test_lattices():
     middle = np.asarray(dot(2, 3, couplings=(0.3, 0.4), energy=0.7))
     np.testing.assert_allclose(np.diagonal(middle, 1), [-1, -0.3, -0.4, -1, -1])
     assert middle[2, 2] == 0.7
+    turned = np.asarray(dot(2, 3, couplings=(0.3j, 0.4j)))
+    assert (turned[2, 1], turned[2, 3]) == (-0.3j, -0.4j)
+    np.testing.assert_allclose(turned, turned.conj().T)
     web = np.asarray(star((2, 3), (0.3, 0.4j), energy=0.7, onsite=(0.0, 0.2)))
     np.testing.assert_allclose(web, web.conj().T)
     assert (web[0, 0], web[0, 1], web[0, 3], web[3, 3]) == (0.7, -0.3, -0.4j, 0.2)
@@ -252,7 +270,9 @@ CURVES = {
     "ground": lambda x: ground_corr(qpc(3, 2, contact=x, phase=0.3), 2),
     "thermal": lambda x: thermal_corr(qpc(3, 2, contact=x, phase=0.3), 0.2, 0.4),
     "eig": lambda x: evolve_eig(qpc(3, 2, contact=x), FILLED, TIMES),
-    "driven": lambda x: evolve_driven(lambda t: qpc(3, 2, contact=x * (1 + t)), FILLED, TIMES),
+    "driven": lambda x: evolve_driven(
+        lambda t: qpc(3, 2, contact=x * (1 + t / 3)), FILLED, TIMES / 2
+    ),
     "noisy": lambda x: evolve_noisy(qpc(3, 2, contact=x), np.eye(5)[::-1], FILLED, PATHS, 0.2)[0],
     "certificate": lambda x: jnp.stack(certificate(BLURRED + x * TILT, np.arange(5) < 2)),
 }
@@ -263,14 +283,20 @@ BLURRED, TILT = mixed(np.random.default_rng(8), 5), 0.01 * hermitian(np.random.d
 @pytest.mark.parametrize("name", CURVES)
 def test_eager_jit_vmap_and_gradient_agree(name):
     curve, points = CURVES[name], np.array([0.2, 0.5, 0.9])
-    eager = np.stack([np.asarray(curve(x)) for x in points])
-    mapped = jax.jit(jax.vmap(curve))(points)
-    np.testing.assert_allclose(mapped, eager, atol=1e-12)
-    np.testing.assert_allclose(jax.jit(curve)(points[1]), eager[1], atol=1e-12)
-    weight = np.random.default_rng(1).normal(size=eager[0].shape)
-    probe = lambda x: jnp.sum(weight * (curve(x).real + curve(x).imag))  # noqa: E731
-    slope = float(jax.jit(jax.grad(probe))(0.5))
-    ends = [float(probe(0.5 + step)) for step in (1e-5, -1e-5)]
+    eager, jitted = np.asarray(curve(points[1])), jax.jit(curve)
+    alone = np.stack([jitted(x) for x in points])
+    np.testing.assert_allclose(alone[1], eager, atol=1e-12)
+    np.testing.assert_allclose(jax.jit(jax.vmap(curve))(points), alone, atol=1e-12)
+    weight = np.random.default_rng(1).normal(size=eager.shape)
+
+    @jax.jit
+    @jax.value_and_grad
+    def probe(x):
+        found = curve(x)
+        return jnp.sum(weight * (found.real + found.imag))
+
+    slope = float(probe(0.5)[1])
+    ends = [float(probe(0.5 + step)[0]) for step in (1e-5, -1e-5)]
     assert slope == pytest.approx((ends[0] - ends[1]) / 2e-5, rel=1e-6, abs=1e-8)
 
 

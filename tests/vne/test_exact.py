@@ -7,8 +7,11 @@ import sys
 
 import numpy as np
 import pytest
+import scipy.sparse
 
 from jaxlab.vne import Interacting, certificate, entropy, kl_series, mutual_information
+from jaxlab.vne.exact import _lowest
+from jaxlab.vne.krylov import evolve_vector
 from tests.oracles import fock
 from tests.vne.cases import Q12_LEFT, hermitian, q12
 
@@ -174,6 +177,42 @@ def test_ensembles_are_mixtures(random_model):
         random_model.thermal_state(0.0)
 
 
+def test_cold_ensembles_evolve(random_model):
+    """Weights underflow; members without any stay as they are."""
+    ensemble = random_model.thermal_state(1e-3)
+    assert (np.linalg.norm(ensemble, axis=1) == 0).any()
+    (later,) = random_model.evolve(ensemble, np.array([0.7]))
+    region = np.array(REGIONS[1], bool)
+    expected = random_model.entropy(random_model.ground_state(), region)
+    assert random_model.entropy(later, region) == pytest.approx(expected, abs=1e-9)
+
+
+@pytest.mark.parametrize("time", [np.nan, np.inf])
+def test_times_must_be_finite(random_model, time):
+    with pytest.raises(ValueError, match="finite"):
+        random_model.evolve(random_model.ground_state(), np.array([1.0, time]))
+
+
+def sparse_hermitian(size: int) -> scipy.sparse.csr_matrix:
+    rng = np.random.default_rng(2)
+    half = scipy.sparse.random_array((size, size), density=0.02, rng=rng)
+    phases = np.exp(2j * np.pi * rng.random(half.nnz))
+    half = scipy.sparse.csr_matrix((half.data * phases, half.nonzero()), shape=(size, size))
+    return half + half.conj().T + scipy.sparse.diags(rng.normal(size=size))
+
+
+def test_large_sectors_go_to_sparse_solvers():
+    """Beyond the dense solver, and beyond the dimension of one Krylov space."""
+    matrix = sparse_hermitian(450)
+    energies, vectors = np.linalg.eigh(matrix.toarray())
+    lowest = _lowest(matrix)
+    assert abs(np.vdot(lowest, vectors[:, 0])) == pytest.approx(1, abs=1e-9)
+    state = np.ones(450) / 450**0.5 + 0j
+    later = evolve_vector(matrix, state, 7.0)
+    expected = vectors @ (np.exp(-7j * energies) * (vectors.conj().T @ state))
+    np.testing.assert_allclose(later, expected, atol=1e-11)
+
+
 def test_evolution_returns(random_model):
     state = random_model.ground_state()
     kicked = np.roll(state, 3)
@@ -183,9 +222,11 @@ def test_evolution_returns(random_model):
     np.testing.assert_allclose(back, kicked, atol=1e-11)
 
 
-def test_netket_leaves_the_process_as_it_was():
-    code = """
+@pytest.mark.parametrize("wide", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_netket_leaves_the_process_as_it_was(wide):
+    code = f"""
 import jax, numpy as np, os
+jax.config.update("jax_enable_x64", {wide})
 before, variables = dict(jax.config.values), dict(os.environ)
 from jaxlab.vne import Interacting
 with jax.enable_x64(True):
@@ -193,7 +234,7 @@ with jax.enable_x64(True):
 assert dict(jax.config.values) == before
 assert dict(os.environ) == variables
 assert jax.sharding.get_abstract_mesh().empty
-assert jax.numpy.ones(1).dtype == np.float32
+assert jax.numpy.ones(1).dtype == np.float{64 if wide else 32}
 """
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
 

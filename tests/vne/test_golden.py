@@ -12,6 +12,7 @@ from jaxlab.vne import (
     contact_transmission,
     dot,
     dot_steady_state,
+    dot_transmission,
     entropy,
     evolve_eig,
     ground_corr,
@@ -50,9 +51,14 @@ def test_variance_of_a_block_follows_its_law():
     variance = float(charge_cumulants(corr, None, 2)[1])
     law = (np.log(800) + 1 + np.euler_gamma) / np.pi**2
     assert variance == pytest.approx(law, abs=2e-6)
-    for length, expected in ((100, 1.0136), (800, 1.0104)):
-        ratio = np.pi**2 / 3 * float(charge_cumulants(sine_kernel(length), None, 2)[1])
-        assert ratio / float(entropy(sine_kernel(length))) == pytest.approx(expected, abs=5e-5)
+
+
+@pytest.mark.parametrize(
+    ("length", "expected"), [(100, 1.0136), pytest.param(800, 1.0104, marks=pytest.mark.slow)]
+)
+def test_variance_and_entropy_are_proportional_only_far_out(length, expected):
+    ratio = np.pi**2 / 3 * float(charge_cumulants(sine_kernel(length), None, 2)[1])
+    assert ratio / float(entropy(sine_kernel(length))) == pytest.approx(expected, abs=5e-5)
 
 
 def test_entropy_of_a_block_follows_its_law():
@@ -145,9 +151,9 @@ def rates_of_a_contact(contact, fillings, times, lead=400):
 @pytest.mark.parametrize(
     ("contact", "formula", "numerics"),
     [
-        (0.8, (0.186224, 0.567533), (0.186115, 0.567493)),
+        pytest.param(*(0.8, (0.186224, 0.567533), (0.186115, 0.567493)), marks=pytest.mark.slow),
         (0.5, (0.406953, 0.321891), (0.406933, 0.321887)),
-        (0.25, (0.262467, 0.098602), (0.262462, 0.098602)),
+        pytest.param(*(0.25, (0.262467, 0.098602), (0.262462, 0.098602)), marks=pytest.mark.slow),
     ],
 )
 def test_domain_wall_grows_at_levitovs_rates(contact, formula, numerics):
@@ -160,6 +166,7 @@ def test_domain_wall_grows_at_levitovs_rates(contact, formula, numerics):
     )
 
 
+@pytest.mark.slow
 def test_open_domain_wall_grows_like_a_logarithm():
     times = np.array([20.0, 40.0, 80.0, 160.0])
     start = np.diag(np.arange(800) < 400).astype(complex)
@@ -177,6 +184,7 @@ def test_open_domain_wall_grows_like_a_logarithm():
     assert float(charge[0]) / 80 == pytest.approx(2 / np.pi, abs=5e-6)
 
 
+@pytest.mark.slow
 def test_finite_bias():
     expected = levitov_rates(lambda e: contact_transmission(e, 0.5), (-0.5, 0.5))
     np.testing.assert_allclose(list(expected.values()), [0.104430, 0.101076, 0.036881], atol=1e-6)
@@ -189,7 +197,7 @@ def test_finite_bias():
 @pytest.mark.parametrize(
     ("temperature", "occupation", "current", "shared"),
     [
-        (0.05, 0.3231355269, 0.0507356012, 1.04506944),
+        pytest.param(*(0.05, 0.3231355269, 0.0507356012, 1.04506944), marks=pytest.mark.slow),
         (0.1, 0.3156373240, 0.0488856876, 0.88548466),
     ],
 )
@@ -212,6 +220,40 @@ def test_resonant_level(temperature, occupation, current, shared):
     assert float(mutual_information(corr, middle, ~middle)) == pytest.approx(shared, abs=1e-7)
 
 
+def test_unequal_leads_of_a_dot():
+    """Three leads on a lattice against the integrals, none like another."""
+    couplings, mu, temperature, sizes = (0.5, 0.7, 0.4), (0.5, -0.3, 0.1), 0.3, (60, 70, 65)
+    starts = [
+        thermal_corr(hopping_chain(n), m, temperature) for n, m in zip(sizes, mu, strict=True)
+    ]
+    h = star(sizes, couplings, energy=0.2)
+    (corr,) = evolve_eig(h, block_diag(np.zeros((1, 1)), *starts), np.array([30.0]))
+    steady = dot_steady_state(couplings, 0.2, mu, temperature)
+    assert float(corr[0, 0].real) == pytest.approx(steady["occupation"], abs=1e-5)
+    # Out of the first lead, into the dot: -2 Im(h[x, 0] C[x, 0]) over the bond of its first site x.
+    assert float(-2 * (h[1, 0] * corr[1, 0]).imag) == pytest.approx(steady["current"], abs=1e-5)
+
+
+def test_transmission_of_a_dot_carries_its_current():
+    couplings, level = (0.5, 0.3), 0.2
+    cold = dot_steady_state(couplings, level, (0.4, 0.1), 0.0)
+    rates = levitov_rates(lambda e: dot_transmission(e, couplings, level), (0.1, 0.4))
+    assert rates["charge"] == pytest.approx(cold["current"], rel=1e-9)
+    resonance = np.array(
+        [level / (1 - 0.1**2)]
+    )  # E = eps_d + 2 g^2 Re s(E), with s(E) = E / 2 + ..
+    assert dot_transmission(resonance, (0.1, 0.1), level) == pytest.approx(1, abs=1e-12)
+
+
+@pytest.mark.parametrize(("couplings", "level"), [((0.3, 0.3), 2.5), ((1.0, 0.9), -0.5)])
+def test_bound_states_have_no_steady_state(couplings, level):
+    energies = np.linalg.eigvalsh(np.asarray(dot(80, 80, couplings=couplings, energy=level)))
+    assert abs(energies).max() > 2.01  # the lattice has one
+    with pytest.raises(ValueError, match="band"):
+        dot_steady_state(couplings, level, (0.0, 0.0), 0.1)
+
+
+@pytest.mark.slow
 def test_zero_temperature_and_wide_bands_are_other_problems():
     """A sharp filling of 300 sites is 1 % off the infinite lead; the wide band is off by 10 %."""
     lead, g = hopping_chain(300), 0.3
@@ -237,6 +279,7 @@ def defect_charge(contact):
     return -6 / np.pi**2 * (mixing * np.log(s) + (1 + s) * dilog[1] + (1 - s) * dilog[0])
 
 
+@pytest.mark.slow
 def test_defect_lowers_the_central_charge():
     found = [
         float(entropy(ground_corr(qpc(n // 2, n // 2, contact=0.5), n // 2), np.arange(n) < n // 2))
@@ -248,6 +291,7 @@ def test_defect_lowers_the_central_charge():
     assert 6 * (found[1] - found[0]) / np.log(2) == pytest.approx(law, abs=0.002)
 
 
+@pytest.mark.slow
 def test_a_local_quench_grows_with_the_defect_charge():
     half, times = ground_corr(hopping_chain(400), 200), np.geomspace(40, 80, 5)
     found = evolve_eig(
@@ -261,6 +305,7 @@ def test_a_local_quench_grows_with_the_defect_charge():
     assert 3 * slope == pytest.approx(0.66, abs=0.01)  # on its way to 0.713
 
 
+@pytest.mark.slow
 def test_random_gaussian_states_have_their_own_page_curve():
     rng = np.random.default_rng(0)
     for size, law in ((50, 27.8097), (100, 38.6294)):
