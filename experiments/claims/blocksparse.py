@@ -17,7 +17,7 @@ CLAIMS = (
     ),
     Claim(
         "backward-exact",
-        sentence="Its gradients, through output and log-sum-exp, equal those of the definition.",
+        sentence="Attention's gradients, through output and log-sum-exp, are the definition's.",
         source="goal",
         quantity="relative error against float64, worst of dq, dk, dv",
         unit="",
@@ -65,7 +65,7 @@ CLAIMS = (
     ),
     Claim(
         "forward-rate-aim",
-        sentence="It aims at most of the machine's matrix product rate.",
+        sentence="Sparse attention reaches most of the machine's matrix product rate.",
         source="goal",
         quantity="forward rate / matmul rate, worst density and block shape",
         unit="",
@@ -77,7 +77,7 @@ CLAIMS = (
     ),
     Claim(
         "backward-rate",
-        sentence="Its gradients keep a good share of the machine's matrix product rate.",
+        sentence="Attention's gradients keep a good share of the matrix product rate.",
         source="goal",
         quantity="backward rate / matmul rate, worst density and block shape",
         unit="",

@@ -62,7 +62,7 @@ CLAIMS = (
     ),
     Claim(
         "dense-reduction-expandable",
-        sentence="It removes most of what expandable segments leave.",
+        sentence="The plan removes most of what expandable segments leave.",
         source="9.2",
         quantity="1 - fragmented bytes of ours / of expandable segments, mean over dense cases",
         unit="",
@@ -73,7 +73,7 @@ CLAIMS = (
     ),
     Claim(
         "dense-reduction-gmlake",
-        sentence="It removes most of what GMLake leaves.",
+        sentence="The plan removes most of what GMLake leaves.",
         source="9.2",
         quantity="1 - fragmented bytes of ours / of GMLake, mean over dense cases",
         unit="",
@@ -84,7 +84,7 @@ CLAIMS = (
     ),
     Claim(
         "dense-reduction-worst",
-        sentence="It does so in every single case, not only in the mean.",
+        sentence="The plan removes most fragmentation in every case, not only in the mean.",
         source="goal",
         quantity="1 - fragmented bytes of ours / of a baseline, lowest of dense cases and three "
         "baselines; added after a first look",
@@ -279,7 +279,7 @@ CLAIMS = (
     ),
     Claim(
         "scale-gap",
-        sentence="That plan is close to the load.",
+        sentence="The plan of 281,669 requests is close to the load.",
         source="goal",
         quantity="height / lower bound - 1",
         unit="",
@@ -315,7 +315,7 @@ CLAIMS = (
     ),
     Claim(
         "minimalloc-slowest",
-        sentence="None of them takes long.",
+        sentence="None of MiniMalloc's instances takes long.",
         source="goal",
         quantity="seconds of the slowest instance",
         unit="s",
@@ -327,7 +327,7 @@ CLAIMS = (
     ),
     Claim(
         "minimalloc-total",
-        sentence="Nor do all of them together.",
+        sentence="All of MiniMalloc's instances together take half a minute at most.",
         source="goal",
         quantity="seconds of all eleven, one after the other on one core",
         unit="s",

@@ -69,7 +69,7 @@ CLAIMS = (
     ),
     Claim(
         "boundary-exponent-grown",
-        sentence="So it does once the gap has grown, on contacts and dots.",
+        sentence="Once the gap has grown, it errs in second order, on contacts and dots.",
         source="abstract",
         quantity="the same power at t = 1, 2 and 4: contact, resonant dot, spinful dot",
         unit="",
@@ -80,7 +80,7 @@ CLAIMS = (
     ),
     Claim(
         "boundary-exponent-limit",
-        sentence="So it does at every time, once the interaction is weak enough.",
+        sentence="At every time it errs in second order, once the interaction is weak enough.",
         source="abstract",
         quantity="the same power between U = 1/640 and 1/320, each time",
         unit="",
@@ -113,7 +113,7 @@ CLAIMS = (
     ),
     Claim(
         "bulk-quench-long",
-        sentence="It also falls in longer leads.",
+        sentence="With longer leads, the error falls too once interactions are quenched off.",
         source="abstract",
         quantity="the same beside `none`: 8, 10 sites a side (exact), 20 (matrix products, t <= 3)",
         unit="",
@@ -124,7 +124,7 @@ CLAIMS = (
     ),
     Claim(
         "bulk-gap",
-        sentence="It then is as small as with a weak interaction on the contact.",
+        sentence="Quenched off, the error gets as small as with a weakly interacting contact.",
         source="abstract, in our reading",
         quantity="(S_G - S) / S after `off` when reflections return, 6 to 10 sites a side",
         unit="",
@@ -205,7 +205,7 @@ CLAIMS = (
     ),
     Claim(
         "bracket-width",
-        sentence="It is much tighter than relative entropy alone gives.",
+        sentence="The certificate is much tighter than relative entropy alone gives.",
         source="goal",
         quantity="mean width saved where zero does not clip the plain bound, all starts",
         unit="",
@@ -217,7 +217,7 @@ CLAIMS = (
     ),
     Claim(
         "bracket-pure",
-        sentence="So it is from pure starts.",
+        sentence="From pure starts, the certificate is much tighter than relative entropy.",
         source="goal",
         quantity="mean width saved where zero does not clip the plain bound",
         unit="",
@@ -229,7 +229,7 @@ CLAIMS = (
     ),
     Claim(
         "bracket-thermal",
-        sentence="So it is from thermal starts.",
+        sentence="From thermal starts, the certificate is much tighter than relative entropy.",
         source="goal",
         quantity="mean width saved where zero does not clip the plain bound",
         unit="",
@@ -241,7 +241,7 @@ CLAIMS = (
     ),
     Claim(
         "bracket-reached",
-        sentence="From thermal starts, states with the same data fill most of it.",
+        sentence="From thermal starts, states with the same data fill most of the bracket.",
         source="goal",
         quantity="width that such states reach / certified width, 5 sites, mean over mean",
         unit="",
@@ -277,7 +277,7 @@ CLAIMS = (
     ),
     Claim(
         "charge-coverage",
-        sentence="So do those from numbers of particles alone.",
+        sentence="Intervals from numbers of particles alone cover as often as they say.",
         source="goal",
         quantity="coverage of the jackknife's 95 % interval of each estimator's own limit",
         unit="",
@@ -361,7 +361,7 @@ CLAIMS = (
     ),
     Claim(
         "quimb-ratio",
-        sentence="They are faster than matrix products for free fermions.",
+        sentence="Two-point functions beat matrix products for free fermions.",
         source="goal",
         quantity="time of quimb / ours, 40 sites, times 1 to 3",
         unit="x",
