@@ -9,7 +9,8 @@ from jaxlab.dbsp import DriftPolicy, Plan, ReplanPolicy, replay
 
 THRESHOLDS = (1.02, 1.05, 1.1, 1.15, 1.2)
 COSTS = (0.0, 0.01, 0.02, 0.03, 0.04, 0.05, 0.06, 0.08, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45,
-         0.5, 0.55, 0.6, 0.65, 0.7, 0.8, 0.9, 1.0)  # fmt: skip
+         0.5, 0.55, 0.6, 0.65, 0.7, 0.8, 0.9, 1.0, 1.2, 1.5, 2.0, 3.0, 1e3)  # fmt: skip
+"""The last one never plans, so that some cost affords whatever a threshold does."""
 
 _HOME = Plan.contiguous(heads=HEADS, q_blocks=1, kv_blocks=1, ulysses=8, ring=1)
 

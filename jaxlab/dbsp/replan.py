@@ -281,7 +281,7 @@ def _start(policy: ReplanPolicy | DriftPolicy) -> ReplanState:
     )
 
 
-def _layered(policy: ReplanPolicy | DriftPolicy, seen: Seen) -> list[np.ndarray]:
+def _layered(policy: ReplanPolicy | DriftPolicy, seen: BlockMask | np.ndarray) -> list[np.ndarray]:
     """One mask, or one vector of counts for all heads of the plan, for every layer."""
     seen = np.asarray(seen.live_blocks() if isinstance(seen, BlockMask) else seen)
     layered = seen if policy.layers is not None else seen[None]

@@ -224,7 +224,7 @@ def test_the_published_replay():
 
 def test_drift_beats_the_threshold_with_no_more_plans():
     trace = sparge_trace(11)
-    for threshold, cost in ((1.02, 0.0), (1.1, 0.32), (1.2, 0.65)):
+    for threshold, cost in ((1.02, 0.0), (1.1, 0.26), (1.2, 0.65)):
         fixed = replay(ReplanPolicy(WHOLE, layers=40, threshold=threshold), trace)
         drift = replay(DriftPolicy(WHOLE, layers=40, cost=cost, steps=30, scope="model"), trace)
         assert drift.plans <= fixed.plans
