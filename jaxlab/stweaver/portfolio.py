@@ -94,9 +94,16 @@ def compiled(planner: str) -> None:
         exact(lives, lower=2, offsets=stacked, deadline=ages)
         pair = Lifetimes.of(Trace.of([1, 1], [0, 0], [1, 1]))
         tile(pair, 2, deadline=ages)
-    if planner != "exact":
-        quick = "greedy" if planner == "search" else planner
-        offsets_and_bound(ring, lives, quick, lower=3, capacity=6, deadline=ages, seed=0)
+    if planner in ("stweaver", "portfolio"):  # two groups of phases that can be fused
+        columns = {
+            "phase_start": [0, 0, 1, 1],
+            "phase_end": [1, 1, 2, 2],
+            "phases": ("a", "b", "c"),
+        }
+        groups = Trace.of([2, 3, 2, 3], [0, 0, 3, 3], [4, 4, 6, 6], **columns)
+        stweaver(groups, Lifetimes.of(groups))
+    quick = "greedy" if planner in ("search", "exact") else planner
+    offsets_and_bound(ring, lives, quick, lower=3, capacity=6, deadline=ages, seed=0)
 
 
 def _quick(

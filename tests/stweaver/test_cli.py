@@ -61,7 +61,7 @@ def test_comparing_a_periodic_trace(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "3 periods" in text
     rows = {row["name"]: row for row in json.loads(out.read_text())["rows"]}
     assert set(rows) == {"plan (portfolio)", "bump"}
-    assert rows["bump"]["allocated"] == 3700  # the second period begins before the first ends
+    assert rows["bump"]["allocated"] == 4096  # 1024 of the second period and 3072
 
 
 def test_plan_writes_a_plan_that_loads(csv_file: Path, tmp_path: Path) -> None:
