@@ -76,14 +76,17 @@ def _spectrum(cone: dict) -> Figure:
 
 
 def _series(series: dict) -> Figure:
-    figure, axis = plt.subplots()
-    axis.plot(np.arange(1, 7) * 2, np.clip(series["naive"], 0, 4), "o-", label="naive series")
+    figure, (wide, close) = plt.subplots(2, 1, sharex=True, figsize=(6, 5))
     orders = [int(k) + 1 for k in series["song"]]
-    axis.plot(orders, list(series["song"].values()), "s-", label="rearranged")
-    axis.axhline(series["extrapolated"], linestyle=":", color="#888888", label="extrapolated")
-    axis.axhline(series["entropy"], color="#000000", linewidth=1, label="exact")
-    axis.set(xlabel="highest cumulant", ylabel="entropy, nats", ylim=(1.5, 3))
-    axis.legend()
+    for axis in (wide, close):
+        axis.plot(np.arange(1, 7) * 2, series["naive"], "o-", label="naive series")
+        axis.plot(orders, list(series["song"].values()), "s-", label="rearranged")
+        axis.axhline(series["extrapolated"], linestyle=":", color="#888888", label="extrapolated")
+        axis.axhline(series["entropy"], color="#000000", linewidth=1, label="exact")
+        axis.set_ylabel("entropy, nats")
+    wide.set_yscale("symlog")
+    close.set(xlabel="highest cumulant", ylim=(1.5, 3))
+    close.legend()
     return figure
 
 
