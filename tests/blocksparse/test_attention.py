@@ -202,7 +202,11 @@ def test_chooses_xla_here_and_runs_kernels_when_asked() -> None:
 GOOD = make()
 F4 = np.float32
 BAD: dict[str, tuple[dict, type[Exception], str]] = {
-    "int q": ({"q": GOOD.q.astype(int)}, TypeError, "q must be floating point, got int64"),
+    "int q": (
+        {"q": GOOD.q.astype(int)},
+        TypeError,
+        "q must be floating point of 16 to 64 bits, got int64",
+    ),
     "float8 q": (
         {name: getattr(GOOD, name).astype(jnp.float8_e4m3fn) for name in "qkv"},
         TypeError,

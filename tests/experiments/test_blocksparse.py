@@ -107,11 +107,17 @@ def test_how_straight_a_line_is():
 
 
 def test_skipping_without_its_clip_is_not_measured_on_another(monkeypatch):
-    def gone(self, name):
-        raise AssetUnavailable(f"no provider of {name}")
+    class Gone(AssetUnavailable):
+        def __init__(self):
+            Exception.__init__(self, "no provider has it")
 
-    monkeypatch.setattr(Window, "video", gone)
-    with pytest.raises(AssetUnavailable):
+    def video(self, name):
+        if name != "fixture":
+            raise Gone
+        raise AssertionError("measured on the fixture instead")
+
+    monkeypatch.setattr(Window, "video", video)
+    with pytest.raises(Gone):
         blocksparse.skipping(dataclasses.replace(SMOKE, clips=("carphone_pristine",)))
 
 
