@@ -2,6 +2,7 @@
 
 import functools
 import math
+from typing import Any
 
 import jax
 import jax.core
@@ -199,7 +200,7 @@ def _pool(x: Array, block: int) -> tuple[Array, Array]:
     return mean(x), (mean(unit) ** 2).sum(-1)
 
 
-def _per_head(name: str, value: PerHead, heads: int, low: int) -> Float[Array, " heads"]:
+def _per_head(name: str, value: Any, heads: int, low: int) -> Float[Array, " heads"]:
     if isinstance(value, jax.core.Tracer):
         if value.shape not in ((), (heads,)):
             raise ValueError(

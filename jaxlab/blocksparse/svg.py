@@ -212,7 +212,7 @@ def _band(
 
 
 def _banded(
-    rule: str, grid: Any, kinds: Sequence[str], block: Any, width: float, text_tokens: Any
+    rule: str, grid: Any, kinds: Sequence[str], block: Any, width: Any, text_tokens: Any
 ) -> tuple[int, Bool[np.ndarray, "blocks blocks"]]:
     """Number of video tokens, and their blocks in the order in which the rule is a band."""
     video = video_tokens(rule, grid, block, text_tokens)
@@ -233,6 +233,6 @@ def _over_heads(
     return BlockMask(whole, block, block, tokens, tokens).validate()
 
 
-def _check_width(rule: str, width: float) -> None:
+def _check_width(rule: str, width: Any) -> None:
     if not real_number(rule, "width", width) > 0:
         raise ValueError(f"{rule}: width must be positive, in frames, got {width}.")
