@@ -99,7 +99,7 @@ class Config:
     peer_seconds: float = 20.0
     iterations: int = 10
     known: tuple[Cut, ...] = KNOWN
-    known_seconds: float = 3.0
+    known_seconds: float = 2.0
     rounds: int = 9
     trials: int = 20
     dynamic: int = 1_000_000
