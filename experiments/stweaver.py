@@ -7,7 +7,7 @@ execution in one arena, and what XLA says of its temporaries.
 
     python -m experiments run stweaver --preset paper
 
-takes about a quarter of an hour on two cores; the comparison with a peer needs omnimalloc (extra
+takes about twenty minutes on two cores; the comparison with a peer needs omnimalloc (extra
 ``bench``).
 """
 
