@@ -7,7 +7,7 @@ execution in one arena, and what XLA says of its temporaries.
 
     python -m experiments run stweaver --preset paper
 
-takes about a quarter of an hour on two cores; the comparison with a peer needs omnimalloc (extra
+takes about twenty minutes on two cores; the comparison with a peer needs omnimalloc (extra
 ``bench``).
 """
 
@@ -99,7 +99,7 @@ class Config:
     peer_seconds: float = 20.0
     iterations: int = 10
     known: tuple[Cut, ...] = KNOWN
-    known_seconds: float = 3.0
+    known_seconds: float = 2.0
     rounds: int = 9
     trials: int = 20
     dynamic: int = 1_000_000

@@ -353,7 +353,7 @@ CLAIMS = (
         "known-optimum",
         sentence="Rectangles cut into pieces are put together again without a gap.",
         source="goal; the bar is ours, set before the first run",
-        quantity="share of 216 instances of 500 to 2,000 requests solved within 3 s each, a lower "
+        quantity="share of 216 instances of 500 to 2,000 requests solved within 2 s each, a lower "
         "bound of the share in 60 s",
         unit="",
         paper=None,

@@ -16,6 +16,7 @@ from jaxlab.stweaver.stweaver import stweaver
 from jaxlab.stweaver.tiling import is_full, tile
 from jaxlab.stweaver.trace import Trace
 
+_TILE = 0.9  # share of the time for a plan without a gap, where nothing else can be optimal
 _CLIMB = 0.1  # share of the portfolio's time before the exact planner takes over
 
 
@@ -61,7 +62,8 @@ def offsets_and_bound(
         use_exact = planner == "exact" or (planner == "portfolio" and suits(lives))
         offsets = _quick(trace, lives, planner, goal, deadline)
         if use_exact and _height(lives, offsets) > goal and is_full(lives, goal):
-            until = (time.perf_counter() + deadline) / 2
+            now = time.perf_counter()
+            until = now + _TILE * max(deadline - now, 0.0)
             tiled = tile(lives, goal, deadline=until, seed=seed)
             offsets = offsets if tiled is None else tiled
         if planner in ("search", "portfolio"):

@@ -274,10 +274,10 @@ def test_a_periodic_plan_serves_many_iterations() -> None:
 
 @pytest.mark.parametrize("schedule", ["N", "V", "ZOR"])
 def test_the_last_profiled_iteration_repeats(schedule: str) -> None:
-    how = dataclasses.replace(SMALL, schedule=schedule, microbatches=8)
+    how = dataclasses.replace(SMALL, schedule=schedule)
     profile = schedule_trace(TINY, how, iterations=2)
     runtime = Runtime.of(profile, quick(static_part(profile)))
-    for iterations in (2, 3, 7, 20):
+    for iterations in (2, 3, 6):
         run = schedule_trace(TINY, how, iterations=iterations)
         replay = runtime.replay(run)
         assert collision(run, replay) is None
