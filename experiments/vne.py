@@ -136,8 +136,8 @@ NOTES = (
     "The slope after the opening was first fitted up to t = L / 8 for each lead, where the chord "
     "length flattens it at every L. A window of fixed times replaced it after that was seen.",
     "From thermal starts the certificate is tightened for regions of up to three sites, by the "
-    "least entropy that their own two-point functions allow. In larger ones there are states with "
-    "the same data at both ends of the plain bracket: see docs/sources.",
+    "least entropy that their own two-point functions allow. In larger ones, from warm starts, "
+    "states with the same data come close to both ends of the plain bracket: see docs/sources.",
 )
 
 PRESETS = {
@@ -152,7 +152,7 @@ PRESETS = {
         environments=(0.0, 0.2, 0.4),
         inferred=(),
         level=(20, 1.0),
-        exact_lead=3,
+        exact_lead=6,  # in shorter leads one particle or one hole has nothing to meet
         sweep=(0.1, 0.2),
         vanishing=(),
         dots=(),
