@@ -18,7 +18,7 @@ import numpy as np
 
 from experiments.assets import AssetUnavailable
 from experiments.assets.video import CLIPS
-from experiments.claims.blocksparse import ASSUMPTIONS, CLAIMS
+from experiments.claims.blocksparse import ASSUMPTIONS, CLAIMS, REASONS
 from experiments.harness import Missing, Result, Steps, Table, Value
 from experiments.workloads.attention_exactness import exactness
 from experiments.workloads.attention_timing import Timing, gpu_rate, speed
@@ -27,7 +27,7 @@ from experiments.workloads.video_attention import PLAIN
 from experiments.workloads.video_window import Window
 from jaxlab.blocksparse import block_sparse_attention, sparge_mask
 
-__all__ = ["ASSUMPTIONS", "CLAIMS", "PRESETS", "Config", "run"]
+__all__ = ["ASSUMPTIONS", "CLAIMS", "PRESETS", "REASONS", "Config", "run"]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,7 +14,7 @@ takes about twenty minutes on two cores; the comparison with a peer needs omnima
 import dataclasses
 import math
 
-from experiments.claims.stweaver import ASSUMPTIONS, CLAIMS
+from experiments.claims.stweaver import ASSUMPTIONS, CLAIMS, REASONS
 from experiments.harness import Missing, Result, Steps, Value
 from experiments.workloads import (
     stweaver_packing,
@@ -29,7 +29,7 @@ from experiments.workloads.stweaver_training import BASELINES, Training
 from experiments.workloads.training_steps import MODELS as PROGRAMS
 from jaxlab.stweaver import SCHEDULES, Parallelism
 
-__all__ = ["ASSUMPTIONS", "CLAIMS", "PRESETS", "Config", "run"]
+__all__ = ["ASSUMPTIONS", "CLAIMS", "PRESETS", "REASONS", "Config", "run"]
 
 GPT2 = Training("GPT-2-345M", Parallelism(pipeline=4, data=2, microbatch=8, microbatches=8))
 LLAMA = Training("Llama-2-7B", Parallelism(tensor=2, pipeline=2, data=2, microbatches=8))

@@ -14,7 +14,7 @@ import importlib.util
 
 import numpy as np
 
-from experiments.claims.vne import ASSUMPTIONS, CLAIMS
+from experiments.claims.vne import ASSUMPTIONS, CLAIMS, REASONS
 from experiments.harness import Missing, Result, Steps, Value
 from experiments.workloads import (
     transport_exact,
@@ -35,7 +35,7 @@ from experiments.workloads.transport_tables import (
     tightening,
 )
 
-__all__ = ["ASSUMPTIONS", "CLAIMS", "PRESETS", "Config", "run"]
+__all__ = ["ASSUMPTIONS", "CLAIMS", "PRESETS", "REASONS", "Config", "run"]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -197,3 +197,10 @@ ASSUMPTIONS = (
     "The masks of the timings are random, their heads up to three times as dense as one another.",
     "Imbalance is in blocks, every block costing the same; no device is simulated.",
 )
+
+REASONS = {
+    "forward-rate": "At density 0.1 filling up lists, gathers and exponentials cost about as much "
+    "as the products of blocks.",
+    "forward-rate-aim": "Filling up lists, gathers and exponentials cost about as much as the "
+    "products of blocks at low density; see docs/sources/blocksparse.md.",
+}
