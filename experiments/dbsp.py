@@ -16,7 +16,7 @@ import numpy as np
 
 from experiments.assets import AssetUnavailable
 from experiments.assets.video import CLIPS
-from experiments.claims.dbsp import ASSUMPTIONS, BARS, CLAIMS
+from experiments.claims.dbsp import ASSUMPTIONS, BARS, CLAIMS, REASONS
 from experiments.harness import Missing, Result, Steps, Value
 from experiments.workloads.block_balance import (
     BOUNDED,
@@ -54,7 +54,7 @@ from experiments.workloads.timed_layers import (
 from experiments.workloads.video_window import Window
 from jaxlab.dbsp import CostModel
 
-__all__ = ["ASSUMPTIONS", "CLAIMS", "PRESETS", "Config", "run"]
+__all__ = ["ASSUMPTIONS", "CLAIMS", "PRESETS", "REASONS", "Config", "run"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -439,11 +439,8 @@ def _block_values(
     every = [plans for blocks in by_size.values() for plans in blocks.values()]
     greedy = [plans["greedy, reward 0"][0] for plans in next(iter(by_size.values())).values()]
     least = {
-        f"{cap:.0%}": min(
-            plans[f"refined, {cap:.0%} from contiguous"][0]
-            / plans[f"lower bound, {cap:.0%} from contiguous"][0]
-            for plans in every
-        )
+        f"{cap:.0%}": 1
+        / max(plans[f"bound over plan, {cap:.0%} from contiguous"][1] for plans in every)
         for cap in BOUNDED
     }
     return {

@@ -170,7 +170,13 @@ def balance_of(
     if front:
         for cap in BOUNDED:
             least = movement_bound(judged, plans[CONTIGUOUS], q_cap=cap, kv_cap=1.25 * cap)
-            found[f"lower bound, {cap:.0%} from contiguous"] = (least, cap, 1.25 * cap)
+            where = f"{cap:.0%} from contiguous"
+            found[f"lower bound, {where}"] = (least, cap, 1.25 * cap)
+            found[f"bound over plan, {where}"] = (
+                least / found[f"refined, {where}"][0],
+                cap,
+                1.25 * cap,
+            )
     return found
 
 

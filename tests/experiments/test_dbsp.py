@@ -92,7 +92,8 @@ def rows_of_plans(**ratios):
     rows = {plan: [ratios[name], 9.0, 0.1, 0.1, 1] for name, plan in plans.items()}
     for cap in BOUNDED:
         rows[f"refined, {cap:.0%} from contiguous"] = [ratios["moved"], 9.0, cap, cap, 1]
-        rows[f"lower bound, {cap:.0%} from contiguous"] = [1 + cap, 9.0, cap, cap, 1]
+        share = (1 + cap) / ratios["moved"]
+        rows[f"bound over plan, {cap:.0%} from contiguous"] = [share / 2, share, cap, cap, 2]
     assert CONTIGUOUS in rows
     return {**rows, "greedy, reward 0": [1.5, 9.0, 0.9, 0.9, 1]}
 

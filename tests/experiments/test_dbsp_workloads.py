@@ -35,6 +35,8 @@ def test_plans_of_the_bars_keep_to_their_caps(degrees):
     bounds = [rows[f"lower bound, {cap}% from contiguous"][0] for cap in (2, 5, 10, 20)]
     assert sorted(bounds, reverse=True) == bounds
     assert bounds[-1] <= rows[CONTIGUOUS][0] + 1e-9
+    share = rows["bound over plan, 10% from contiguous"][0]
+    assert share == pytest.approx(bounds[2] / rows["refined, 10% from contiguous"][0])
     assert LATER in balance_of(judged, later, home, front=False, **options)
 
 
