@@ -199,8 +199,8 @@ ASSUMPTIONS = (
 )
 
 REASONS = {
-    "forward-rate": "At density 0.1 filling up lists, gathers and exponentials cost about as much "
-    "as the products of blocks.",
+    "forward-rate": "At density 0.1 filling up lists, gathers and exponentials cost about as "
+    "much as the products of blocks.",
     "forward-rate-aim": "Filling up lists, gathers and exponentials cost about as much as the "
     "products of blocks at low density; see docs/sources/blocksparse.md.",
 }

@@ -450,29 +450,30 @@ REASONS = {
     "clip-heads": "On one of two clips only: so few heads a group leave the greedy no light head "
     "to even out the last pick. Swapping heads mends it.",
     "replans-ratio": "Our trace drifts a little faster than the published one (docs/sources).",
-    "blocks-greedy": "The greedy sees row and column sums, not tiles: on sliding tiles at R = 8 it "
-    "reaches 1.30, the other families are below 1.09.",
+    "blocks-greedy": "The greedy sees row and column sums, not tiles: on sliding tiles at R = 8 "
+    "it reaches 1.30, the other families are below 1.09.",
     "home-r4": "SVG heads at n = 256, a little over the bar; not so at n = 1184.",
     "home-r8": "One clip of two: its masks change more over the window than two steps tell a home.",
     "home-r8-svg": "At n = 256 a shard has 32 blocks and there are 13 sink columns, which do not "
     "divide by 8; not so at n = 1184.",
-    "near-home": "SVG heads in original order at U2R4: both groups keep one home; and sliding tiles.",
+    "near-home": "SVG heads in original order at U2R4, where two groups share one home, and "
+    "sliding tiles, by little.",
     "near-home-svg": "As for the home: 13 sink columns over 8 shards of a coarse mask.",
     "later": "The band of SVG heads has grown by 16 % three steps later; planning again mends it.",
-    "moved-r4": "Large Gaussian masks at n = 1184 (two seeds); no bound shows that more is possible.",
-    "moved-r8": "Reordered SVG heads at n = 256: the tile that wraps around can only be filled from "
-    "the far end of the sequence; more swaps hardly help (docs/sources).",
-    "bound-valid": "Not a fault of the bound: this run set the mean of 20 layers beside the bound "
-    "of two of them. The code has compared layer by layer since; not run again yet.",
-    "planning": "On this machine, 45 % slower than the one the bar was set for, the mask alone "
-    "takes most of it: 56 MB are read once.",
-    "search-share": "Searches take longer than what they save times a tenth; hidden behind the "
-    "attention of their own layer they cost nothing (next row).",
-    "kernel-affine": "The kernels of a rank at this size (64 blocks) are so short that times "
-    "scatter with what else each call does; the affine law holds at 8,192 tokens (blocksparse).",
-    "attention-speedup-refined": "With the rate of a kernel this uncertain, the cost model chooses "
-    "wrong degrees (see the regret), which costs more than refined plans gain.",
-    "attention-speedup-striped": "As for refined plans: degrees are chosen wrongly.",
+    "moved-r4": "Gaussian masks at n = 1184 (two seeds); whether more is possible no bound tells.",
+    "moved-r8": "Reordered SVG heads at n = 256: probably since the tile that wraps around can "
+    "only be filled from the far end of the sequence; more swaps hardly help (docs/sources).",
+    "bound-valid": "Not a fault of the bound: this run set the mean of 20 layers beside the "
+    "bound of two of them. The code has compared layer by layer since; not run again yet.",
+    "planning": "14 to 21 ms in this run. A machine 45 % faster once took 6.5 ms; where the rest "
+    "goes has not been found.",
+    "search-share": "Even 5,000 swaps take about as long as they save until the next plan; "
+    "hidden behind the attention of their own layer they cost nothing (next row).",
+    "kernel-affine": "Probably since a rank's kernels are short at 64 blocks a side, so that "
+    "what a call costs besides blocks scatters; the law holds at 8,192 tokens (blocksparse).",
+    "attention-speedup-refined": "Probably wrong degrees: the cost model is fitted to kernel "
+    "times that are not affine in this run (see the regret).",
+    "attention-speedup-striped": "As for the claim before: degrees chosen wrongly, probably.",
     "overhead": "Planning takes 20 ms here: 8 % of the attention that a plan serves.",
     "degrees-regret": "The cost model is fitted to kernel times that are not affine here.",
     "degrees-gain": "As for the regret.",

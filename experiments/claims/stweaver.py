@@ -463,12 +463,12 @@ ASSUMPTIONS = (
 )
 
 REASONS = {
-    "online-fragments": "Our traces lack kernels' temporaries and have half the distinct sizes of "
-    "the paper's; efficiency falls with the microbatch, and ours are small (docs/sources).",
+    "online-fragments": "Our traces lack kernels' temporaries and have half the distinct sizes "
+    "of the paper's; efficiency falls with the microbatch, and ours are small (docs/sources).",
     "recompute-fragments-much": "As for the first claim: our traces hardly fragment either way.",
     "dense-reduction-worst": "Without recomputation expandable segments leave little to remove.",
-    "moe-reduction-caching": "Plain caching wastes under 3 % on our expert traces: a static arena "
-    "and a fallback of its own cost about what they save.",
+    "moe-reduction-caching": "Plain caching wastes under 3 % on our expert traces: a static "
+    "arena and a fallback of its own cost about what they save.",
     "moe-reduction-expandable": "Expandable segments waste less here than the fallback's segments.",
     "moe-reduction-gmlake": "GMLake wastes as little as plain caching on our expert traces.",
     "moe-reuse-recompute": "Not understood: idle ranges take fewer requests than in the paper, "

@@ -402,10 +402,12 @@ ASSUMPTIONS = (
 )
 
 REASONS = {
-    "boundary-exponent": "At t = 0.5 pairs scattered across the contact add a term of fourth order "
-    "that outweighs the second until U is below 0.01; at every time the limit is 2 (next rows).",
-    "bulk-gap": "Gap and entropy become comparable in the leads: interacting ground states differ "
-    "from Gaussian ones everywhere, and what spreads is the difference, not its size.",
+    "boundary-exponent": "At t = 0.5 pairs scattered across the contact add a term of fourth "
+    "order that outweighs the second until U is below 0.01; at every time the limit is 2 (next "
+    "rows).",
+    "bulk-gap": "Gap and entropy become comparable in the leads: interacting ground states "
+    "differ from Gaussian ones everywhere, and what spreads is the difference, not its size.",
     "bracket-thermal": "Most thermal width is in regions of all but one or two sites, for which "
-    "states with the same data reach nearly both ends: little is left to prove (bracket-reached).",
+    "states with the same data reach nearly both ends: little is left to prove "
+    "(bracket-reached).",
 }
