@@ -52,7 +52,7 @@ def test_memory_agrees_with_the_kernel() -> None:
 
 
 def test_flags_of_xla_are_told_but_for_paths(monkeypatch) -> None:
-    monkeypatch.setenv("XLA_FLAGS", "--xla_b=2  --xla_dump_to=/home/me --xla_a=false")
+    monkeypatch.setenv("XLA_FLAGS", "--xla_b=2  --xla_dump_to=/some/folder --xla_a=false")
     assert environment()["xla_flags"] == "--xla_a=false --xla_b=2"
 
 

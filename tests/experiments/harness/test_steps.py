@@ -160,7 +160,9 @@ def run(config, steps=Steps()):
 def test_ctrl_c_keeps_finished_steps_and_says_how_to_go_on(make_checkout, tmp_path):
     checkout = make_checkout(slow=SLOW)
     script = (
-        "import sys; from pathlib import Path; from tests.experiments.harness import toys\n"
+        "import signal, sys; from pathlib import Path\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # ignored in background jobs
+        "from tests.experiments.harness import toys\n"
         f"checkout = toys.reachable(toys.Checkout(Path({str(tmp_path)!r}), {checkout.package!r}))\n"
         "from experiments.__main__ import main\n"
         f"sys.exit(main(['run', 'slow', '--folder', {str(tmp_path)!r}], checkout))"
