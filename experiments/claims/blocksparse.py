@@ -203,4 +203,8 @@ REASONS = {
     "much as the products of blocks.",
     "forward-rate-aim": "Filling up lists, gathers and exponentials cost about as much as the "
     "products of blocks at low density; see docs/sources/blocksparse.md.",
+    "imbalance-before-plain": "Heads drawn without fitting their sharpness to the published "
+    "spread are more alike than trained ones.",
+    "imbalance-after-plain": "As before regrouping: these heads are not distributed as the "
+    "published ones.",
 }
