@@ -29,6 +29,7 @@ class Case:
     mask_batch: int = 1
     causal: bool = False
     positions: bool = False
+    shuffled: bool = True
     scale: float = 0.17
     dtype: str = "bfloat16"
     density: float = 0.5
@@ -42,9 +43,10 @@ class Case:
         blocks[:, -1, -1, -1] = True
         q_at = kv_at = None
         if self.positions:
-            q_at, kv_at = (rng.permutation(n).astype(np.int32) for n in (self.q_len, self.kv_len))
-            q_at[[3, -2]] = -1
-            kv_at[[0, 70]] = -1
+            order = rng.permutation if self.shuffled else np.arange
+            q_at, kv_at = (order(n).astype(np.int32) for n in (self.q_len, self.kv_len))
+            q_at[[3, -2] if self.shuffled else 3] = -1
+            kv_at[[0, 70] if self.shuffled else 0] = -1
         return BlockMask(
             blocks,
             self.q_block,
@@ -72,7 +74,12 @@ class Case:
         return arrays | {"d_lse": jnp.asarray(d_lse, jnp.float32)}
 
 
+# "small" stands for all in the default tests: grouped and ragged, with blocks that hold all pairs,
+# some by causality, some by padding and none. The others are run by `make test-all`.
 CASES = {
+    "small": Case(
+        64, 64, 130, 140, 2, 1, 24, 40, causal=True, positions=True, shuffled=False, scale=-0.3
+    ),
     "ragged": Case(64, 64, 150, 200, 4, 2, 64, 64, batch=2, mask_batch=2),
     "permuted": Case(
         64, 64, 140, 130, 4, 2, 24, 40, causal=True, positions=True, scale=-0.3, batch=2

@@ -47,7 +47,8 @@ def test_verify_tells_good_absent_and_damaged_apart(shelf, capsys):
     (folder / "a").write_bytes(b"aa")
     assert main(["verify", "toys/a"]) == 0
     assert main(["verify"]) == 1
-    assert capsys.readouterr().out == "toys/a: good\ntoys/b: absent\ntoys/a: good\n"
+    missing = "toys/b: absent, not damaged: fetch it first"
+    assert capsys.readouterr().out == f"toys/a: good\n{missing}\ntoys/a: good\n"
     (folder / "a").write_bytes(b"ab")
     assert main(["verify", "toys/a"]) == 1
     assert "toys/a: damaged" in capsys.readouterr().out
