@@ -79,7 +79,8 @@ def _verify(asset: Asset) -> bool:
     except (ValueError, OSError) as error:
         sys.stdout.write(f"{asset.name}: damaged: {error}; fetch it again\n")
         return False
-    sys.stdout.write(f"{asset.name}: {'good' if path else 'absent'}\n")
+    state = "good" if path else "absent, not damaged: fetch it first"
+    sys.stdout.write(f"{asset.name}: {state}\n")
     return path is not None
 
 

@@ -12,25 +12,31 @@ from experiments.workloads.video_window import Window
 from jaxlab.blocksparse import BlockMask, block_sparse_attention, sparge_mask
 
 
-def exactness(window: Window, *, tokens: int, dim: int, seed: int) -> dict[str, float]:
+def exactness(
+    window: Window, *, tokens: int, dim: int, seed: int, clip: str = "fixture"
+) -> dict[str, float]:
     """Compares one window's attention with its definition in float64, written out below.
 
-    Twice: as it is, and causal, with blocks reordered and four query heads to a key head.
+    Twice in float32: as it is, and causal, with blocks reordered and four query heads to a key
+    head. Once in bfloat16, as it is; the definition gets the rounded inputs.
 
     Args:
-      window: over the frames of the repository.
-      tokens: how many of its tokens attend.
+      window: over the frames of a clip.
+      tokens: how many of its tokens attend, the first ones.
       dim: head size.
       seed: of the layer, the cotangents and the order of the blocks.
+      clip: which one, or ``fixture`` for the few frames in the repository.
 
     Returns:
-      The worst relative errors, ``forward`` and ``backward``, and the mask's ``density``.
+      The worst relative errors, ``forward`` and ``backward`` in float32, ``forward_bfloat16`` and
+      ``backward_bfloat16``, and the mask's ``density``.
 
     Raises:
+      AssetUnavailable: the clip is not to be had.
       ValueError: the mask is too dense to test anything.
     """
     key = jax.random.key(seed)
-    q, k, v = window.inputs(window.video("fixture"), 0, key=key, heads=8, dim=dim)
+    q, k, v = window.inputs(window.video(clip), 0, key=key, heads=8, dim=dim)
     q, k, v = (x[:, :tokens] for x in (q, k, v))
     rng = np.random.default_rng(seed)
     mask = sparge_mask(q, k, q_block=64, kv_block=32, similarity_threshold=-1.0, cdf_threshold=0.6)
@@ -47,25 +53,25 @@ def exactness(window: Window, *, tokens: int, dim: int, seed: int) -> dict[str, 
             strict=True,
         )
     ]
-    errors = {"forward": 0.0, "backward": 0.0}
-    for case, inputs in (
-        (mask, (q, k, v)),
-        (
-            dataclasses.replace(reordered, causal=True),
-            (moved[0], *(x[:, :, ::4] for x in moved[1:])),
-        ),
+    grouped = (moved[0], *(x[:, :, ::4] for x in moved[1:]))
+    errors = dict.fromkeys(("forward", "backward", "forward_bfloat16", "backward_bfloat16"), 0.0)
+    for suffix, case, inputs in (
+        ("", mask, (q, k, v)),
+        ("", dataclasses.replace(reordered, causal=True), grouped),
+        ("_bfloat16", mask, tuple(x.astype(jnp.bfloat16) for x in (q, k, v))),
     ):
         shape = inputs[0].shape
-        cotangents = [jnp.asarray(rng.normal(size=s), jnp.float32) for s in (shape, shape[:3])]
+        d_out = jnp.asarray(rng.normal(size=shape), inputs[0].dtype)
         attends = np.asarray(case.to_tokens()).any(-1).swapaxes(1, 2)
-        cotangents[1] = jnp.where(attends, cotangents[1], 0)
-        out, lse, *ours = _ours(*inputs, case, *cotangents)
+        d_lse = jnp.where(attends, jnp.asarray(rng.normal(size=shape[:3]), jnp.float32), 0)
+        out, lse, *ours = _ours(*inputs, case, d_out, d_lse)
         with jax.enable_x64(True):
-            double = [jnp.asarray(x, jnp.float64) for x in (*inputs, *cotangents)]
+            double = [jnp.asarray(x, jnp.float64) for x in (*inputs, d_out, d_lse)]
             right_out, right_lse, *truth = _definition(*double[:3], case, *double[3:])
         forward = ((out, right_out), (jnp.where(attends, lse, 0), right_lse))
         for part, pairs in (("forward", forward), ("backward", zip(ours, truth, strict=True))):
-            errors[part] = max(errors[part], *(_relative_error(*pair) for pair in pairs))
+            worst = max(_relative_error(*pair) for pair in pairs)
+            errors[part + suffix] = max(errors[part + suffix], worst)
     return {**errors, "density": mask.density()}
 
 

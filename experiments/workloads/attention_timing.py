@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxlab.blocksparse import BlockMask, block_sparse_attention
+from jaxlab.blocksparse import BlockMask, block_sparse_attention, block_sparse_gradients
 from jaxlab.measure import time_ratio
 
 
@@ -81,20 +81,19 @@ def speed(timing: Timing, shape: tuple[int, int], seed: int) -> dict[str, object
     edge = timing.matmul_size
     factor = jnp.asarray(rng.normal(size=(edge, edge)), timing.dtype)
     product, dense = jax.jit(jnp.matmul), jax.jit(jax.nn.dot_product_attention)
-    attend = jax.jit(block_sparse_attention)
-    linearize = jax.jit(
-        lambda q, k, v, mask: jax.vjp(lambda *x: block_sparse_attention(*x, mask), q, k, v)[1]
-    )
-    pull_back = jax.jit(lambda pull, cotangent: pull(cotangent))
+    attend = jax.jit(functools.partial(block_sparse_attention, return_lse=True))
+    differentiate = jax.jit(block_sparse_gradients)
     masks = {density: random_mask(rng, timing, shape, density) for density in timing.densities}
     functions: dict[object, Callable[[], object]] = {
         "matmul": lambda: product(factor, factor),
         "dense": lambda: dense(q, k, v),
     }
     for density, mask in masks.items():
-        pull = linearize(q, k, v, mask)
-        functions["forward", density] = functools.partial(attend, q, k, v, mask)
-        functions["backward", density] = functools.partial(pull_back, pull, d_out)
+        inputs = (q, k, v, mask)
+        functions["forward", density] = functools.partial(attend, *inputs)
+        functions["backward", density] = functools.partial(
+            differentiate, *inputs, *attend(*inputs), d_out
+        )
     timed = time_ratio(*functions.values(), rounds=timing.rounds)
     places = {name: place for place, name in enumerate(functions)}
 
