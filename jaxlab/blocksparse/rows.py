@@ -1,6 +1,5 @@
 """Rows of blocks in the order they are processed: longest list first, a group at a time."""
 
-import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -17,12 +16,12 @@ class Tiling(NamedTuple):
     Attributes:
       group: rows processed together.
       chunk: blocks a trip takes from each row's list.
-      openings: what the first trip of a list may take instead, ascending; the last is ``chunk``.
+      rest: blocks that the trips after the last whole chunk take.
     """
 
     group: int
     chunk: int
-    openings: tuple[int, ...]
+    rest: int
 
 
 class Trip(NamedTuple):
@@ -63,7 +62,7 @@ def tiling(rows: int, row_block: int, columns: int, column_block: int, wanted: T
     """
     chunk = max(1, min(columns, 16, wanted.length // column_block))
     group = min(rows, max(wanted.rows, wanted.scores // (row_block * chunk * column_block)))
-    return Tiling(group, chunk, tuple(sorted({-(-chunk * i // 4) for i in (1, 2, 3, 4)})))
+    return Tiling(group, chunk, max(1, chunk // 4))
 
 
 class Members(NamedTuple):
@@ -81,6 +80,10 @@ class Members(NamedTuple):
     lists: Int[Array, "group columns"]
     counts: Int[Array, " group"]
 
+    def busy(self) -> Int[Array, ""]:
+        """How many rows, the first ones, have anything to do."""
+        return (self.counts > 0).sum(dtype=jnp.int32)
+
     def chunk(
         self, first: Int[Array, ""], size: int
     ) -> tuple[Int[Array, "group chunk"], Bool[Array, "group chunk"]]:
@@ -90,7 +93,9 @@ class Members(NamedTuple):
         """
         slot = first + jnp.arange(size, dtype=jnp.int32)
         last = jnp.maximum(self.counts - 1, 0)[:, None]
-        column = jnp.take_along_axis(self.lists, jnp.minimum(slot[None], last), axis=1)
+        column = jnp.take_along_axis(
+            self.lists, jnp.minimum(slot[None], last), axis=1, mode="promise_in_bounds"
+        )
         return column, slot[None] < self.counts[:, None]
 
 
@@ -99,7 +104,6 @@ class Rows(NamedTuple):
 
     Attributes:
       order: int32 ``[padded]``, row numbers, longest list first, filled up to whole groups.
-      place: int32 ``[rows]``, where each row stands in ``order``.
       counts: int32 ``[rows]``, list lengths, by row number.
       lists: int32 ``[rows, columns]``, what each row meets, by row number: blocks numbered over
         batch, heads and blocks.
@@ -108,7 +112,6 @@ class Rows(NamedTuple):
     """
 
     order: Int[Array, " padded"]
-    place: Int[Array, " rows"]
     counts: Int[Array, " rows"]
     lists: Int[Array, "rows columns"]
     blocks: int
@@ -151,39 +154,38 @@ def sort_rows(lists: BlockLists, batch: int, heads: int, column_heads: int, grou
     head = jnp.repeat(head, heads // column_heads, axis=1)[:, :, None, None]
     numbered = (lists.indices + head * columns).reshape(-1, columns)
     order = jnp.argsort(-counts).astype(jnp.int32)
-    place = jnp.zeros_like(order).at[order].set(jnp.arange(order.size, dtype=jnp.int32))
     order = jnp.pad(order, (0, -order.size % group), mode="edge")
-    return Rows(order, place, counts, numbered, blocks, group)
+    return Rows(order, counts, numbered, blocks, group)
 
 
 def walk(members: Members, sizes: Tiling, trip: Callable, state: Any) -> tuple[Any, Array]:
     """Runs ``trip(size)(first, state)`` over the lists of a group.
 
-    The first trip takes what whole chunks leave over, so that no list ends in a mostly empty one.
+    Whole chunks first, then shorter trips, so that no list ends in a mostly empty one. Only two
+    sizes: every further one would be compiled as well.
 
     Args:
-      members: the rows; at least one list is not empty.
+      members: the rows.
       sizes: blocks a trip takes.
-      trip: makes the trip of a size; the first one gets ``state``, the others what it returned.
+      trip: makes the trip of a size, which gets what the one before returned.
       state: where the first trip starts.
 
     Returns:
       The last state, and the blocks computed for each row.
     """
-    longest, openings = members.counts[0], jnp.array(sizes.openings, jnp.int32)
-    left_over = (longest - 1) % sizes.chunk + 1
-    which = (openings < left_over).sum()
-    first = openings[which]
-    start = jnp.zeros_like(first)
-    state = lax.switch(which, [functools.partial(trip(n), start) for n in sizes.openings], state)
-    if members.lists.shape[1] == sizes.chunk:
-        return state, first
-    times = -(-(longest - first) // sizes.chunk)
-    body = trip(sizes.chunk)
-    state = lax.fori_loop(0, times, lambda i, state: body(first + i * sizes.chunk, state), state)
-    return state, first + times * sizes.chunk
+    longest, done = members.counts[0], jnp.zeros_like(members.counts[0])
+    for size in dict.fromkeys((sizes.chunk, sizes.rest)):
+        left = longest - done
+        times = left // size if size > sizes.rest else -(-left // size)
+
+        def step(number: Array, state: Any, size: int = size, start: Array = done) -> Any:
+            return trip(size)(start + number * size, state)
+
+        state = lax.fori_loop(0, times, step, state)
+        done = done + times * size
+    return state, done
 
 
-def take(blocks: Array, index: Array) -> Array:
-    """``blocks[index]`` for indices known to be in range."""
-    return blocks.at[index].get(mode="promise_in_bounds")
+def take(blocks: Array, index: Any) -> Array:
+    """``blocks[index]`` for indices known to be in range, which nothing need be computed for."""
+    return blocks.at[index].get(mode="promise_in_bounds", wrap_negative_indices=False)

@@ -13,10 +13,8 @@ loop's state and adds ``dq`` into place. Products are arranged so that none cont
 dimension of both operands: XLA's fast CPU kernels do not take those.
 """
 
-import functools
 from collections.abc import Callable
 
-import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array
@@ -37,7 +35,7 @@ def forward(
     """
     dtype = jnp.promote_types(q.dtype, jnp.float32)
     batch, _, heads, _ = q.shape
-    query_blocks = _blocks(q.astype(dtype) * scale, mask.q_block)
+    query_tiles = _tiles(q, mask.q_block)
     key_blocks = _blocks(k.astype(dtype), mask.kv_block)
     value_blocks = _blocks(v.astype(dtype), mask.kv_block)
     q_positions, kv_positions = _block_positions(mask)
@@ -45,11 +43,18 @@ def forward(
     sizes = tiling(batch * heads * q_blocks, mask.q_block, kv_blocks, mask.kv_block, FORWARD)
     group = sizes.group
     rows = sort_rows(mask.kv_lists(), batch, heads, k.shape[2], group)
-    value_dim = v.shape[-1]
+    value_dim, axes = v.shape[-1], varying_axes(q)
+    start = (
+        vary(jnp.full((group, mask.q_block), -jnp.inf, dtype), axes),
+        vary(jnp.zeros((group, mask.q_block), dtype), axes),
+        vary(jnp.zeros((group, mask.q_block, value_dim), dtype), axes),
+    )
+    some_left_out = tiles.leaves_out_pairs(mask)
 
     def process(number: Array, results: tuple) -> tuple:
         members = rows.members(number)
-        queries = take(query_blocks, members.row)
+        where = _where(members.row, heads, q_blocks)
+        queries = _read(query_tiles, *where).astype(dtype) * scale
         query_position = take(q_positions, members.block)
 
         def trip(chunk: int) -> Callable:
@@ -66,54 +71,42 @@ def forward(
                 )
                 scores = jnp.einsum("gqd,gkd->gqk", queries, keys)
                 scores = scores.reshape(group, mask.q_block, chunk, mask.kv_block)
-                scores = jnp.where(allowed, scores, -jnp.inf)
-                new_max = scores.max((2, 3))
-                if running_max is not None:
-                    new_max = jnp.maximum(running_max, new_max)
+                # Past its end a list repeats a block of its own, which changes no maximum.
+                seen = jnp.where(allowed, scores, -jnp.inf) if some_left_out else scores
+                new_max = jnp.maximum(running_max, seen.max((2, 3)))
                 shift = jnp.where(new_max == -jnp.inf, 0, new_max)
-                probs = jnp.exp(scores - shift[..., None, None])
-                new_weight = _over_blocks(jnp.add, probs)
-                new_total = jnp.einsum(
-                    "gqk,gkd->gqd", probs.reshape(group, mask.q_block, -1), values
-                )
-                if running_max is not None:
-                    decay = jnp.exp(running_max - shift)[..., None]
-                    new_weight = weight * decay + new_weight
-                    new_total = total * decay + new_total
-                return new_max, new_weight, new_total
+                probs = jnp.where(allowed, jnp.exp(scores - shift[..., None, None]), 0)
+                decay = jnp.exp(running_max - shift)
+                weight = weight * decay + probs.sum((2, 3))
+                part = jnp.einsum("gqk,gkd->gqd", probs.reshape(group, mask.q_block, -1), values)
+                return new_max, weight, total * decay[..., None] + part
 
             return attend
 
-        (row_max, weight, total), computed = walk(members, sizes, trip, (None, None, None))
-        weight = weight.sum(-1)
+        (row_max, weight, total), computed = walk(members, sizes, trip, start)
         empty = weight == 0
         weight = jnp.where(empty, 1, weight)
         done = (
             jnp.where(empty[..., None], 0, total / weight[..., None]),
             jnp.where(empty, -jnp.inf, row_max + jnp.log(weight)),
-            jnp.broadcast_to(computed, (group,)),
+            jnp.broadcast_to(computed, (group, 1)),
         )
-        return jax.tree.map(
-            lambda whole, part: lax.dynamic_update_slice_in_dim(whole, part, number * group, 0),
-            results,
-            done,
-        )
+        return _write(results, done, *where, members.busy())
 
-    axes = varying_axes(q)
+    tiles_of_queries = query_tiles.shape[0]
     results = (
-        vary(jnp.zeros((rows.order.size, mask.q_block, value_dim), dtype), axes),
-        vary(jnp.full((rows.order.size, mask.q_block), -jnp.inf, dtype), axes),
-        vary(jnp.zeros(rows.order.size, jnp.int32), axes),
+        vary(jnp.zeros((tiles_of_queries, mask.q_block, heads, value_dim), dtype), axes),
+        vary(jnp.full((tiles_of_queries, mask.q_block, heads), -jnp.inf, dtype), axes),
+        vary(jnp.zeros((tiles_of_queries, 1, heads), jnp.int32), axes),
     )
     results = lax.fori_loop(0, rows.groups(), process, results)
-    out, lse, trips = (take(part, rows.place) for part in results)
-    out = _tokens(out, batch, heads, mask.q_len)
-    lse = _tokens(lse, batch, heads, mask.q_len)
+    out, lse = (_untiled(part, batch, mask.q_len) for part in results[:2])
+    trips = results[2].reshape(batch, q_blocks, heads).swapaxes(1, 2)
     if mask.q_positions is not None:
         present = (mask.query_positions() >= 0)[None, :, None]
         out = jnp.where(present[..., None], out, 0)
         lse = jnp.where(present, lse, -jnp.inf)
-    return out.astype(q.dtype), lse, trips.reshape(batch, heads, -1)
+    return out.astype(q.dtype), lse, trips
 
 
 def backward(
@@ -140,8 +133,7 @@ def backward(
     d_out_blocks = _blocks(d_out, mask.q_block)
     delta_blocks = _blocks(delta[..., None], mask.q_block)[..., 0]
     lse_blocks = _blocks(lse[..., None], mask.q_block)[..., 0]
-    key_blocks = _blocks(k.astype(dtype), mask.kv_block)
-    value_blocks = _blocks(v.astype(dtype), mask.kv_block)
+    key_tiles, value_tiles = _tiles(k, mask.kv_block), _tiles(v, mask.kv_block)
     q_positions, kv_positions = _block_positions(mask)
     q_blocks, kv_blocks = mask.blocks.shape[-2:]
     lists = _query_lists(mask, kv_heads)
@@ -149,11 +141,18 @@ def backward(
     sizes = tiling(batch * kv_heads * kv_blocks, mask.kv_block, columns, mask.q_block, BACKWARD)
     group = sizes.group
     rows = sort_rows(lists, batch, kv_heads, kv_heads, group)
+    axes = varying_axes(q)
+    start = (
+        vary(jnp.zeros((group, mask.kv_block, dim), dtype), axes),
+        vary(jnp.zeros((group, mask.kv_block, value_dim), dtype), axes),
+    )
 
     def process(number: Array, results: tuple) -> tuple:
         dq, dk, dv = results
         members = rows.members(number)
-        keys, values = take(key_blocks, members.row), take(value_blocks, members.row)
+        where = _where(members.row, kv_heads, kv_blocks)
+        keys = _read(key_tiles, *where).astype(dtype)
+        values = _read(value_tiles, *where).astype(dtype)
         keys_by_dim = keys.swapaxes(1, 2)
         key_position = take(kv_positions, members.block)
 
@@ -177,34 +176,26 @@ def backward(
                 d_scores = probs * (d_probs - take(delta_blocks, column)[:, None])
                 probs = probs.reshape(group, mask.kv_block, -1)
                 d_scores = d_scores.reshape(group, mask.kv_block, -1)
-                new_dv = jnp.einsum("gkq,gqd->gkd", probs, d_outs)
-                new_dk = jnp.einsum("gkq,gqd->gkd", d_scores, queries)
-                if dk is not None:
-                    new_dk, new_dv = dk + new_dk, dv + new_dv
+                dv = dv + jnp.einsum("gkq,gqd->gkd", probs, d_outs)
+                dk = dk + jnp.einsum("gkq,gqd->gkd", d_scores, queries)
                 part = jnp.einsum("gdk,gkq->gdq", keys_by_dim, d_scores)
                 part = part.reshape(group, dim, chunk, mask.q_block)
-                return _add_blocks(dq, column, part), new_dk, new_dv
+                return _add_blocks(dq, column, part), dk, dv
 
             return differentiate
 
-        (dq, dk_rows, dv_rows), _ = walk(members, sizes, trip, (dq, None, None))
-        busy = (members.counts > 0)[:, None, None]
-        dk_rows, dv_rows = jnp.where(busy, dk_rows, 0), jnp.where(busy, dv_rows, 0)
-        return (
-            dq,
-            lax.dynamic_update_slice_in_dim(dk, dk_rows, number * group, 0),
-            lax.dynamic_update_slice_in_dim(dv, dv_rows, number * group, 0),
-        )
+        (dq, *parts), _ = walk(members, sizes, trip, (dq, *start))
+        return dq, *_write((dk, dv), tuple(parts), *where, members.busy())
 
-    axes = varying_axes(q)
+    tiles_of_keys = key_tiles.shape[0]
     results = (
         vary(jnp.zeros((query_blocks.shape[0], dim, mask.q_block), dtype), axes),
-        vary(jnp.zeros((rows.order.size, mask.kv_block, dim), dtype), axes),
-        vary(jnp.zeros((rows.order.size, mask.kv_block, value_dim), dtype), axes),
+        vary(jnp.zeros((tiles_of_keys, mask.kv_block, kv_heads, dim), dtype), axes),
+        vary(jnp.zeros((tiles_of_keys, mask.kv_block, kv_heads, value_dim), dtype), axes),
     )
     dq, dk, dv = lax.fori_loop(0, rows.groups(), process, results)
     dq = _tokens(dq.swapaxes(1, 2), batch, heads, mask.q_len) * scale
-    dk, dv = (_tokens(take(x, rows.place), batch, kv_heads, mask.kv_len) for x in (dk, dv))
+    dk, dv = (_untiled(x, batch, mask.kv_len) for x in (dk, dv))
     return dq.astype(q.dtype), dk.astype(k.dtype), dv.astype(v.dtype)
 
 
@@ -228,6 +219,45 @@ def _tokens(blocks: Array, batch: int, heads: int, length: int) -> Array:
     """``[batch * heads * blocks, block, *dim]`` to ``[batch, length, heads, *dim]``."""
     per_head = blocks.reshape(batch, heads, -1, *blocks.shape[2:])[:, :, :length]
     return jnp.moveaxis(per_head, 1, 2)
+
+
+def _tiles(tokens: Array, block: int) -> Array:
+    """``[batch, seq, heads, dim]`` to ``[batch * blocks, block, heads, dim]``, no copy if whole."""
+    tokens = tiles.pad_tokens(tokens, block)
+    return tokens.reshape(-1, block, *tokens.shape[2:])
+
+
+def _untiled(blocks: Array, batch: int, length: int) -> Array:
+    """``[batch * blocks, block, *rest]`` to ``[batch, length, *rest]``."""
+    return blocks.reshape(batch, -1, *blocks.shape[2:])[:, :length]
+
+
+def _where(row: Array, heads: int, blocks: int) -> tuple[Array, Array]:
+    """Tile and head of rows that are numbered over batch, heads and blocks."""
+    head = row // blocks
+    return head // heads * blocks + row % blocks, head % heads
+
+
+def _read(tokens: Array, tile: Array, head: Array) -> Array:
+    """Rows of one head each, ``[group, block, dim]``."""
+    return take(tokens, (tile, slice(None), head))
+
+
+def _write(
+    wholes: tuple[Array, ...], parts: tuple[Array, ...], tile: Array, head: Array, count: Array
+) -> tuple[Array, ...]:
+    """Puts the first ``count`` rows of a group where their tokens stand, in place."""
+
+    def put(i: Array, wholes: tuple[Array, ...]) -> tuple[Array, ...]:
+        zero = jnp.zeros_like(tile[i])
+        return tuple(
+            lax.dynamic_update_slice(
+                whole, part[i][None, :, None], (tile[i], zero, head[i], *[zero] * (whole.ndim - 3))
+            )
+            for whole, part in zip(wholes, parts, strict=True)
+        )
+
+    return lax.fori_loop(0, count, put, wholes)
 
 
 def _block_positions(mask: BlockMask) -> tuple[Array, Array]:
@@ -256,11 +286,3 @@ def _add_blocks(total: Array, index: Array, parts: Array) -> Array:
         return lax.dynamic_update_slice_in_dim(total, here + part, index[i, j], 0)
 
     return lax.fori_loop(0, group * chunk, add, total)
-
-
-def _over_blocks(combine: Callable, scores: Array) -> Array:
-    """Reduces ``[group, rows, chunk, columns]`` over the chunk, column by column.
-
-    Spelled out, it fuses with what made the scores and runs at full vector width.
-    """
-    return functools.reduce(combine, (scores[:, :, i] for i in range(scores.shape[2])))
