@@ -25,7 +25,11 @@ def stack(*cases: Case) -> tuple:
     ("first", "second"),
     [
         (tiny(density=0.3), tiny(density=0.9, seed=1)),
-        (tiny(mask_batch=(2,), density=0.3), tiny(mask_batch=(2,), density=0.9, seed=1)),
+        pytest.param(
+            tiny(mask_batch=(2,), density=0.3),
+            tiny(mask_batch=(2,), density=0.9, seed=1),
+            marks=pytest.mark.slow,
+        ),
         (shuffled(), dataclasses.replace(shuffled(), mask=jax.tree.map(np.flip, shuffled().mask))),
     ],
     ids=["shared over the batch", "per batch", "positions"],
@@ -194,6 +198,7 @@ def test_new_blocks_do_not_compile() -> None:
         assert 0 < first == compiled.count
 
 
+@pytest.mark.slow
 def test_layers_under_checkpoint_and_scan() -> None:
     case = tiny(kv_len=11, kv_heads=2, value_dim=4)
 

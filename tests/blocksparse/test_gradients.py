@@ -22,8 +22,10 @@ def whole(causal: bool = False) -> Case:
     return case
 
 
-@pytest.mark.parametrize("causal", [False, True])
-@pytest.mark.parametrize("implementation", ["reference", "xla", "pallas"])
+@pytest.mark.parametrize("causal", [pytest.param(False, marks=pytest.mark.slow), True])
+@pytest.mark.parametrize(
+    "implementation", ["reference", "xla", pytest.param("pallas", marks=pytest.mark.slow)]
+)
 def test_pieces_of_the_keys_add_up(implementation: str, causal: bool) -> None:
     case = whole(causal)
     out, lse = (x.astype(np.float32) for x in case.expected())
