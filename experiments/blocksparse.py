@@ -30,6 +30,10 @@ from jaxlab.blocksparse import block_sparse_attention, sparge_mask
 __all__ = ["ASSUMPTIONS", "CLAIMS", "PRESETS", "REASONS", "Config", "run"]
 
 
+# How far the errors of the exactness check may differ on another machine, by dtype.
+TOLERANCES = {"float32": 5e-6, "bfloat16": 5e-4}
+
+
 @dataclasses.dataclass(frozen=True)
 class Config:
     """What is measured.
@@ -42,6 +46,7 @@ class Config:
       dim: head size of a layer.
       devices: how many devices share the work.
       exact_tokens: tokens of the exactness check, in float64 beside it.
+      exact_dtypes: what it is checked in, float32 and bfloat16 or one of them.
       timing: what is timed.
       seed: of the layers and the random masks.
     """
@@ -53,6 +58,7 @@ class Config:
     dim: int = 64
     devices: int = 8
     exact_tokens: int = 1100
+    exact_dtypes: tuple[str, ...] = ("float32", "bfloat16")
     timing: Timing = dataclasses.field(default_factory=Timing)
     seed: int = 0
 
@@ -64,6 +70,10 @@ class Config:
         for name, least in (("layers", 1), ("dim", 2), ("exact_tokens", 64)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least {least}.")
+        if not self.exact_dtypes or not set(self.exact_dtypes) <= set(TOLERANCES):
+            raise ValueError(
+                f"exact_dtypes={self.exact_dtypes}: choose from {', '.join(TOLERANCES)}."
+            )
         known = ("fixture", *CLIPS)
         for name in self.clips:
             if name not in known:
@@ -82,6 +92,7 @@ PRESETS = {
         heads=16,
         dim=32,
         exact_tokens=500,
+        exact_dtypes=("float32",),
         timing=Timing(
             tokens=1024, blocks=((64, 64),), densities=(0.2, 0.5, 1.0), matmul_size=1024, rounds=3
         ),
@@ -158,16 +169,6 @@ def run(config: Config, steps: Steps = Steps()) -> Result:
     )
 
 
-# Claims of the exactness check: the errors they are decided by, and how far those may differ on
-# another machine.
-EXACT = {
-    "forward-exact": ("forward", 5e-6),
-    "backward-exact": ("backward", 5e-6),
-    "forward-exact-bfloat16": ("forward_bfloat16", 5e-4),
-    "backward-exact-bfloat16": ("backward_bfloat16", 5e-4),
-}
-
-
 def _first_window(config: Config) -> tuple[Window, str]:
     return (config.window, config.clips[0]) if config.clips else (SMALL, "fixture")
 
@@ -175,15 +176,26 @@ def _first_window(config: Config) -> tuple[Window, str]:
 def _values_of_a_clip(config: Config, steps: Steps) -> dict[str, Value | Missing]:
     window, clip = _first_window(config)
     inputs = {"tokens": config.exact_tokens, "dim": config.dim, "seed": config.seed}
+    dtypes = config.exact_dtypes
+    names = {
+        f"{part}-exact" + (dtype != "float32") * f"-{dtype}": f"{part} {dtype}"
+        for part in ("forward", "backward")
+        for dtype in TOLERANCES
+    }
     try:
-        errors = steps.do("exactness", exactness, window, clip=clip, **inputs)
+        errors = steps.do("exactness", exactness, window, clip=clip, dtypes=dtypes, **inputs)
         skipped = steps.do("skipping", skipping, config)
     except AssetUnavailable as error:
-        return dict.fromkeys((*EXACT, "skips-blocks"), Missing(str(error)))
-    return {
-        name: Value(errors[part], "deterministic", tolerance=tolerance)
-        for name, (part, tolerance) in EXACT.items()
-    } | {"skips-blocks": Value(skipped, "exact")}
+        return dict.fromkeys((*names, "skips-blocks"), Missing(str(error)))
+    values: dict[str, Value | Missing] = {"skips-blocks": Value(skipped, "exact")}
+    for name, field in names.items():
+        dtype = field.split()[1]
+        values[name] = (
+            Value(errors[field], "deterministic", tolerance=TOLERANCES[dtype])
+            if field in errors
+            else Missing(f"{dtype} was not asked for")
+        )
+    return values
 
 
 def _gpu_values(config: Config, steps: Steps, affine: Value) -> dict[str, Value | Missing]:

@@ -36,7 +36,7 @@ CLAIMS = (
         paper=None,
         criterion=at_most(2**-8),
         obtained="exact",
-        preset="smoke",
+        preset="paper",
         goal=True,
     ),
     Claim(
@@ -48,7 +48,7 @@ CLAIMS = (
         paper=None,
         criterion=at_most(2**-7),
         obtained="exact",
-        preset="smoke",
+        preset="paper",
         goal=True,
     ),
     Claim(

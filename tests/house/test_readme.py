@@ -10,19 +10,38 @@ README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 MAKEFILE = (Path(__file__).parents[2] / "Makefile").read_text(encoding="utf-8")
 
 
-def test_the_examples_for_borrowers_run():
-    example, *systems = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    names: dict = {}
+EXAMPLES = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+
+
+def runs(package: str, names: dict) -> dict:
+    """Names after the one example that imports from the package."""
+    (example,) = (text for text in EXAMPLES if f"from jaxlab.{package} import" in text)
     exec(example, names)
+    return names
+
+
+def test_the_example_for_borrowers_runs_and_goes_on_sharded():
+    names = runs("blocksparse", {})
     assert names["out"].shape == names["grads"].shape == names["q"].shape
     assert 0 < names["mask"].density() < 1
-    assert len(example.strip().splitlines()) <= 12
+    assert len(EXAMPLES[0].strip().splitlines()) <= 12
     alone = names.pop("out")
-    for text in systems:  # the first goes on with the names of the example
-        exec(text, names)
-    np.testing.assert_allclose(names["out"], alone, atol=2e-6)
-    assert names["made"].height >= names["made"].lower_bound
-    assert np.trace(np.asarray(names["corr"])).real == pytest.approx(30)
+    np.testing.assert_allclose(runs("dbsp", names)["out"], alone, atol=2e-6)
+
+
+def test_the_example_of_a_memory_plan_runs():
+    made = runs("stweaver", {})["made"]
+    assert made.height >= made.lower_bound
+
+
+def test_the_example_of_transport_runs():
+    assert np.trace(np.asarray(runs("vne", {})["corr"])).real == pytest.approx(30)
+
+
+def test_every_example_is_run():
+    imported = {re.search(r"from jaxlab\.(\w+) import", text).group(1) for text in EXAMPLES}
+    assert imported == {"blocksparse", "dbsp", "stweaver", "vne"}
+    assert len(EXAMPLES) == 4
 
 
 @pytest.mark.parametrize("target", sorted(set(re.findall(r"make ([a-z-]+)", README))))
