@@ -13,6 +13,7 @@ loop's state and adds ``dq`` into place. Products are arranged so that none cont
 dimension of both operands: XLA's fast CPU kernels do not take those.
 """
 
+import functools
 from collections.abc import Callable
 
 import jax.numpy as jnp
@@ -46,10 +47,9 @@ def forward(
     value_dim, axes = v.shape[-1], varying_axes(q)
     start = (
         vary(jnp.full((group, mask.q_block), -jnp.inf, dtype), axes),
-        vary(jnp.zeros((group, mask.q_block), dtype), axes),
+        vary(jnp.zeros((group, mask.q_block, mask.kv_block), dtype), axes),
         vary(jnp.zeros((group, mask.q_block, value_dim), dtype), axes),
     )
-    some_left_out = tiles.leaves_out_pairs(mask)
 
     def process(number: Array, results: tuple) -> tuple:
         members = rows.members(number)
@@ -71,19 +71,19 @@ def forward(
                 )
                 scores = jnp.einsum("gqd,gkd->gqk", queries, keys)
                 scores = scores.reshape(group, mask.q_block, chunk, mask.kv_block)
-                # Past its end a list repeats a block of its own, which changes no maximum.
-                seen = jnp.where(allowed, scores, -jnp.inf) if some_left_out else scores
-                new_max = jnp.maximum(running_max, seen.max((2, 3)))
+                scores = jnp.where(allowed, scores, -jnp.inf)
+                new_max = jnp.maximum(running_max, scores.max((2, 3)))
                 shift = jnp.where(new_max == -jnp.inf, 0, new_max)
-                probs = jnp.where(allowed, jnp.exp(scores - shift[..., None, None]), 0)
-                decay = jnp.exp(running_max - shift)
-                weight = weight * decay + probs.sum((2, 3))
+                probs = jnp.exp(scores - shift[..., None, None])
+                decay = jnp.exp(running_max - shift)[..., None]
+                weight = weight * decay + _sum_over_blocks(probs)
                 part = jnp.einsum("gqk,gkd->gqd", probs.reshape(group, mask.q_block, -1), values)
-                return new_max, weight, total * decay[..., None] + part
+                return new_max, weight, total * decay + part
 
             return attend
 
         (row_max, weight, total), computed = walk(members, sizes, trip, start)
+        weight = weight.sum(-1)
         empty = weight == 0
         weight = jnp.where(empty, 1, weight)
         done = (
@@ -286,3 +286,11 @@ def _add_blocks(total: Array, index: Array, parts: Array) -> Array:
         return lax.dynamic_update_slice_in_dim(total, here + part, index[i, j], 0)
 
     return lax.fori_loop(0, group * chunk, add, total)
+
+
+def _sum_over_blocks(probs: Array) -> Array:
+    """Sums ``[group, rows, chunk, columns]`` over the chunk, column by column.
+
+    Spelled out, it fuses with what follows and runs at full vector width.
+    """
+    return functools.reduce(jnp.add, (probs[:, :, i] for i in range(probs.shape[2])))
