@@ -3,7 +3,7 @@
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Int, Int64
+from jaxtyping import Int, Int32, Int64
 
 BlockMethod = Literal["none", "striped", "greedy", "refined"]
 BLOCK_METHODS = ("none", "striped", "greedy", "refined")
@@ -81,7 +81,8 @@ def order_of(shards: Int[np.ndarray, " blocks"]) -> Int64[np.ndarray, " blocks"]
 
 
 def refined_blocks(
-    work: Int[np.ndarray, "q_blocks kv_blocks"],
+    work: Int32[np.ndarray, "q_blocks kv_blocks"],
+    turned: Int32[np.ndarray, "kv_blocks q_blocks"],
     q_home: Int64[np.ndarray, " q_blocks"],
     kv_home: Int64[np.ndarray, " kv_blocks"],
     *,
@@ -94,7 +95,8 @@ def refined_blocks(
     """Anneals the placement of one Ulysses group from its home, on the critical path itself.
 
     Args:
-      work: int ``[q_blocks, kv_blocks]``, the mask summed over the heads of the group.
+      work: int32 ``[q_blocks, kv_blocks]``, the mask summed over the heads of the group.
+      turned: its transpose, in one piece.
       q_home: int64 ``[q_blocks]``, home shard of every query block; the search starts there.
       kv_home: int64 ``[kv_blocks]``, the same for key blocks.
       ring: number of shards.
@@ -108,11 +110,10 @@ def refined_blocks(
     """
     from jaxlab.dbsp.swap_blocks import swap_blocks
 
-    work = np.ascontiguousarray(work, np.int32)
     q_shard, kv_shard = q_home.copy(), kv_home.copy()
     swap_blocks(
         work,
-        np.ascontiguousarray(work.T),
+        turned,
         q_shard,
         kv_shard,
         q_home,

@@ -176,21 +176,22 @@ def fit_home(
         heads = blocks.shape[-3]
         flat = blocks.reshape(-1, *blocks.shape[-2:])
         totals = np.zeros(_up(heads, ulysses), np.int64)
-        totals[:heads] = pack(flat).rows.sum(1).reshape(-1, heads).sum(0)
+        if ulysses > 1:
+            totals[:heads] = pack(flat).rows.sum(1).reshape(-1, heads).sum(0)
         for group, members in enumerate(head_groups(totals, ulysses, method="refined", seed=seed)):
             of_group = np.flatnonzero(np.isin(np.arange(flat.shape[0]) % heads, members))
-            fine = sum_of_heads(flat, of_group, count * q_ratio, count * kv_ratio)
+            fine, _ = sum_of_heads(flat, of_group, count * q_ratio, count * kv_ratio)
             work[number, group] = fine.reshape(count, q_ratio, count, kv_ratio).sum((1, 3))
     work, weight, given = _with_moved(work)
     turned = np.ascontiguousarray(work.swapaxes(1, 2))
 
     def ratio(shards: Int64[np.ndarray, " blocks"]) -> float:
-        return swap_tokens(work, turned, given, shards, ring, 0, seed)
+        return swap_tokens(work, turned, given, shards, ring, count, 0, seed)
 
     starts = [shards_of(order, ring) for order in (np.arange(count), striped(count, ring))]
     start = min(starts, key=ratio)
     fitted = start.copy()
-    swap_tokens(work, turned, weight, fitted, ring, evaluations // len(work), seed)
+    swap_tokens(work, turned, weight, fitted, ring, count, evaluations // len(work), seed)
     return order_of(min(start, fitted, key=ratio))
 
 

@@ -70,7 +70,7 @@ def test_the_energy_of_swapped_tokens_is_the_mean_of_their_tables(ring):
     start = shard.copy()
     turned = np.ascontiguousarray(work.swapaxes(1, 2))
     weight = np.array([0.5, 0.2, 0.3])
-    found = swap_tokens(work, turned, weight, shard, ring, 10_000, 1)
+    found = swap_tokens(work, turned, weight, shard, ring, 30, 10_000, 1)
     before, after = (
         weight @ [imbalance_ratio(table(one, at, at, ring)) for one in work]
         for at in (start, shard)
