@@ -14,6 +14,11 @@ import numpy as np
 
 from jaxlab.dbsp import draws
 
+HOTTEST, COLDEST = 2e-3, 1e-5
+COOLING = (COLDEST / HOTTEST) ** (1 / draws.STAGES)
+ENOUGH = 3e-4
+"""Above a perfect critical path, movement included: a search this near to it ends early."""
+
 SPREAD, LAST_SPREAD = 3.0, 0.03
 """How much the deviation of a step's tiles counts beside their maximum, at first and at last: it
 says which way to go where no swap changes a maximum, and must not decide in the end."""
@@ -115,12 +120,12 @@ def swap_blocks(
         spread += np.sqrt(max(squares[s] / ring - (sums[s] / ring) ** 2, 0.0))
     price = np.array([movement / sizes[0], movement / sizes[1]])
     best = critical / perfect + price[0] * moved[0] + price[1] * moved[1]
-    temperature, weight = draws.HOTTEST, SPREAD
+    temperature, weight = HOTTEST, SPREAD
     fading = (LAST_SPREAD / SPREAD) ** (1.0 / draws.STAGES)
     stage = max(evaluations // draws.STAGES, 1)
     for evaluation in range(evaluations):
         if evaluation % stage == stage - 1:
-            temperature *= draws.COOLING
+            temperature *= COOLING
             weight *= fading
         draw = draws.next_draw(state)
         side = np.int64(draw & np.uint64(1))
@@ -230,6 +235,8 @@ def swap_blocks(
             best = energy
             draws.copy_into(best_q, q_shard)
             draws.copy_into(best_kv, kv_shard)
+            if best <= 1 + ENOUGH:
+                break
     draws.copy_into(q_shard, best_q)
     draws.copy_into(kv_shard, best_kv)
     return best
