@@ -2,8 +2,8 @@
 
 A bool mask of 40 heads and 1184 x 1184 blocks is 56 MB; a planner that reads it once for every plan
 is bound by memory. Packed once, it is 7 MB, and a tile's work is the number of bits of ``row &
-shard``. Rows of a shard are first added up in bits, eight at a time (a carry-save adder), so that
-only every eighth row is counted under each shard's mask. Imported only where it runs.
+shard``. Rows of a shard are first added up in bits, sixteen at a time (carry-save adders), so that
+only every sixteenth row is counted under each shard's mask. Imported only where it runs.
 """
 
 import concurrent.futures
@@ -21,7 +21,8 @@ from numba.extending import intrinsic
 
 _WORD = 64
 _LINE = 4  # words that are added at once: rows fill whole lines
-_ROWS = 8  # added up in bits before they are counted
+_POWERS = 4
+_ROWS = 1 << _POWERS  # added up in bits before they are counted
 _CHUNK = 64  # rows: their sums stay in a core's cache while all heads add to them
 
 
@@ -102,7 +103,7 @@ def tables(
         found = []
         for group, rows, masks, table in jobs:
             found.append(np.zeros_like(table))
-            _tables(bits.words, group, rows, masks, found[-1], start, stop)
+            _tables(bits.words, bits.rows, group, rows, masks, found[-1], start, stop)
         return found
 
     for found in in_parts(part, heads) if jobs else []:
@@ -202,9 +203,9 @@ def _pack(ones, words, rows, columns, start, stop):
 @intrinsic
 @typing.no_type_check
 def _add_rows(context, words, rows, sums, row, word):
-    """Adds a line of eight rows of one head to sums in bits: ones, twos and fours of every place.
+    """Adds a line of sixteen rows of one head to sums in bits: ones, twos, fours, eights.
 
-    Changes those three rows of ``sums`` and leaves in the fourth where eight are full. Written in
+    Changes those rows of ``sums`` and leaves in the last which places have sixteen more. Written in
     vector instructions, which compilers do not find here: they cannot tell rows from sums.
     """
 
@@ -231,20 +232,19 @@ def _add_rows(context, words, rows, sums, row, word):
         def number(of):
             return ir.Constant(ir.IntType(_WORD), of)
 
-        lines = [
-            load(
-                words, builder.load(builder.gep(rows.data, [builder.add(arguments[3], number(k))]))
-            )
-            for k in range(_ROWS)
-        ]
-        for power in range(3):
-            total, carries = load(sums, number(power)), []
-            for one, two in zip(lines[::2], lines[1::2], strict=True):
-                total, carry = add(total, one, two)
-                carries.append(carry)
-            builder.store(total, place(sums, number(power)), align=_WORD // 8)
-            lines = carries
-        builder.store(lines[0], place(sums, number(3)), align=_WORD // 8)
+        first = builder.gep(rows.data, [arguments[3]])
+        levels = [load(sums, number(power)) for power in range(_POWERS)]
+
+        def added(power, at):  # twice 2^power rows; what they carry
+            if power < 0:
+                return load(words, builder.load(builder.gep(first, [number(at)])))
+            one, two = added(power - 1, at), added(power - 1, at + (1 << power))
+            levels[power], carry = add(levels[power], one, two)
+            return carry
+
+        carry = added(_POWERS - 1, 0)
+        for power, level in enumerate((*levels, carry)):
+            builder.store(level, place(sums, number(power)), align=_WORD // 8)
         return context.get_dummy_value()
 
     integer = numba.types.intp
@@ -254,8 +254,8 @@ def _add_rows(context, words, rows, sums, row, word):
 @numba.njit(cache=True, nogil=True)
 @typing.no_type_check
 def _count_masked(row, masks, power, counts):
-    """Adds to the count of every mask how many bits of a row it holds, times a power of two."""
-    for j in range(masks.shape[0]):
+    """Adds the bits that every mask but the last finds in a row, times a power of two."""
+    for j in range(masks.shape[0] - 1):
         found = np.uint64(0)
         for w in range(masks.shape[1]):
             found += _count(row[w] & masks[j, w])
@@ -264,21 +264,31 @@ def _count_masked(row, masks, power, counts):
 
 @numba.njit(cache=True, nogil=True)
 @typing.no_type_check
-def _tables(words, group, rows, masks, table, start, stop):
+def _tables(words, of_rows, group, rows, masks, table, start, stop):
     ring, width = masks.shape
-    sums = np.empty((4, width), np.uint64)
+    sums = np.empty((_POWERS + 1, width), np.uint64)
+    counts = np.empty(ring - 1, np.int64)
     for head in range(start, stop):
         if group[head] < 0:
             continue
         for i in range(ring):
-            counts = table[group[head], i]
+            counts[:] = 0
             sums[:] = 0
             for row in range(0, rows.shape[1], _ROWS):
                 for word in range(0, width, _LINE):
                     _add_rows(words[head], rows[i], sums, row, word)
-                _count_masked(sums[3], masks, 3, counts)
-            for power in range(3):
+                _count_masked(sums[_POWERS], masks, _POWERS, counts)
+            for power in range(_POWERS):
                 _count_masked(sums[power], masks, power, counts)
+            last = 0  # the last mask finds what the others do not
+            for row in rows[i]:
+                if row < of_rows.shape[1]:
+                    last += of_rows[head, row]
+            into = table[group[head], i]
+            for j in range(ring - 1):
+                into[j] += counts[j]
+                last -= counts[j]
+            into[ring - 1] += last
 
 
 @numba.njit(cache=True, nogil=True)
