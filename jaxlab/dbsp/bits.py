@@ -8,6 +8,7 @@ only every sixteenth row is counted under each shard's mask. Imported only where
 
 import concurrent.futures
 import dataclasses
+import functools
 import itertools
 import os
 import typing
@@ -131,12 +132,19 @@ def in_parts[T](work: Callable[[int, int], T], size: int) -> list[T]:
     """Calls ``work(start, stop)`` on consecutive parts of a range, one part a core."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     parts = max(1, min(cores or 1, size))
-    bounds = [size * part // parts for part in range(parts + 1)]
-    if parts == 1:
-        return [work(0, size)]
-    with concurrent.futures.ThreadPoolExecutor(parts - 1) as pool:
-        others = [pool.submit(work, *pair) for pair in itertools.pairwise(bounds[1:])]
-        return [work(*bounds[:2]), *(other.result() for other in others)]
+    bounds = list(itertools.pairwise(size * part // parts for part in range(parts + 1)))
+    others = [_workers(parts - 1).submit(work, *pair) for pair in bounds[1:]]
+    found = [work(*bounds[0])]
+    for other, pair in zip(others, bounds[1:], strict=True):
+        # what no worker has begun is done here: workers may be busy, or lost in a fork
+        found.append(work(*pair) if other.cancel() else other.result())
+    return found
+
+
+@functools.cache
+def _workers(count: int) -> concurrent.futures.ThreadPoolExecutor:
+    """Threads are kept: to start one takes as long as a tenth of a plan."""
+    return concurrent.futures.ThreadPoolExecutor(count, "jaxlab-dbsp")
 
 
 @intrinsic
@@ -190,10 +198,15 @@ def _pack(ones, words, rows, columns, start, stop):
                 into[whole] = word
                 total += _count(word)
             rows[head, i] = total
-            row = ones[at : at + kv_blocks]
-            for k in range(kv_blocks):
-                sums[k] += row[k]
-            if i % 255 == 254 or i == q_blocks - 1:  # a byte of a sum holds 255 rows
+            if i % 4 == 3:  # four rows at once
+                one, two = ones[at - 3 * kv_blocks :], ones[at - 2 * kv_blocks :]
+                three, four = ones[at - kv_blocks :], ones[at:]
+                for k in range(kv_blocks):
+                    sums[k] += one[k] + two[k] + three[k] + four[k]
+            elif i >= q_blocks - q_blocks % 4:
+                for k in range(kv_blocks):
+                    sums[k] += ones[at + k]
+            if i % 252 == 251 or i == q_blocks - 1:  # a byte of a sum holds 255 rows
                 for k in range(kv_blocks):
                     columns[k] += sums[k]
                     sums[k] = 0

@@ -61,6 +61,8 @@ def block_groups(
         )
     if not 0 <= home_reward < np.inf:
         raise ValueError(f"block_groups: home_reward must be 0 or more, got {home_reward}.")
+    if ring == 1:
+        return np.zeros(weights.size, np.int64)
     from jaxlab.dbsp.fill import fill_shards
 
     weights = weights.astype(np.int64)
