@@ -3,7 +3,7 @@
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Int, Int32, Int64
+from jaxtyping import Int, Int64
 
 BlockMethod = Literal["none", "striped", "greedy", "refined"]
 BLOCK_METHODS = ("none", "striped", "greedy", "refined")
@@ -83,8 +83,8 @@ def order_of(shards: Int[np.ndarray, " blocks"]) -> Int64[np.ndarray, " blocks"]
 
 
 def refined_blocks(
-    work: Int32[np.ndarray, "q_blocks kv_blocks"],
-    turned: Int32[np.ndarray, "kv_blocks q_blocks"],
+    work: Int[np.ndarray, "q_blocks kv_blocks"],
+    turned: Int[np.ndarray, "kv_blocks q_blocks"],
     q_home: Int64[np.ndarray, " q_blocks"],
     kv_home: Int64[np.ndarray, " kv_blocks"],
     *,
@@ -97,7 +97,7 @@ def refined_blocks(
     """Anneals the placement of one Ulysses group from its home, on the critical path itself.
 
     Args:
-      work: int32 ``[q_blocks, kv_blocks]``, the mask summed over the heads of the group.
+      work: int ``[q_blocks, kv_blocks]``, the mask summed over the heads of the group.
       turned: its transpose, in one piece.
       q_home: int64 ``[q_blocks]``, home shard of every query block; the search starts there.
       kv_home: int64 ``[kv_blocks]``, the same for key blocks.
