@@ -132,16 +132,17 @@ def sum_of_heads(
 
 
 def in_parts[T](work: Callable[[int, int], T], size: int) -> list[T]:
-    """Calls ``work(start, stop)`` on consecutive parts of a range, one part a core."""
+    """Calls ``work(start, stop)`` on consecutive parts of a range, on all cores."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    parts = max(1, min(cores or 1, size))
+    cores = cores or 1
+    parts = max(1, min(2 * cores, size)) if cores > 1 else 1
     bounds = list(itertools.pairwise(size * part // parts for part in range(parts + 1)))
-    others = [_workers(parts - 1).submit(work, *pair) for pair in bounds[1:]]
-    found = [work(*bounds[0])]
-    for other, pair in zip(others, bounds[1:], strict=True):
+    others = [_workers(cores - 1).submit(work, *pair) for pair in bounds[:-1]]
+    found = [work(*bounds[-1])]
+    for other, pair in zip(reversed(others), reversed(bounds[:-1]), strict=True):
         # what no worker has begun is done here: workers may be busy, or lost in a fork
         found.append(work(*pair) if other.cancel() else other.result())
-    return found
+    return found[::-1]
 
 
 @functools.cache

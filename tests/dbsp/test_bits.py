@@ -1,9 +1,11 @@
 """Packed masks and what is counted on them, against sums of the masks themselves."""
 
+import itertools
+
 import numpy as np
 import pytest
 
-from jaxlab.dbsp.bits import pack, sum_of_heads, tables
+from jaxlab.dbsp.bits import in_parts, pack, sum_of_heads, tables
 
 
 # fewer columns than a word, whole words, a rest; more rows than a byte counts
@@ -34,6 +36,15 @@ def test_tables_count_every_tile_of_every_placement():
     ):
         for u, i, j in np.ndindex(groups, ring, ring):
             assert found[u, i, j] == mask[group == u][:, q == i][:, :, kv == j].sum()
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 40])
+def test_parts_cover_a_range_in_order(size):
+    parts = in_parts(lambda start, stop: list(range(start, stop)), size)
+    assert list(itertools.chain(*parts)) == list(range(size))
+    assert all(parts)
+    with pytest.raises(ZeroDivisionError):
+        in_parts(lambda start, stop: 1 // start, size)
 
 
 @pytest.mark.parametrize("heads", [3, 300])
