@@ -19,8 +19,8 @@ Home = (
     | tuple[Int[np.ndarray, " q_blocks"], Int[np.ndarray, " kv_blocks"]]
 )
 
-STRETCH = 4
-"""How many blocks of a shard stand in one stretch of the sequence that a fitted home keeps even."""
+STRETCH = 2
+"""How many blocks of a shard stand in a short stretch of the sequence that a home may keep even."""
 
 
 class Units(NamedTuple):
@@ -136,10 +136,10 @@ def fit_home(
     Ulysses groups of the critical path over the perfect time. Half of that mean is over the given
     masks, half over their sum with its queries moved by one block either way: an order that also
     balances those fits masks that have not been seen better. So does one in which every shard keeps
-    as many blocks of every stretch of the sequence as striped shards have there: only blocks out of
-    the same ``4 ring`` consecutive ones are swapped. Masks of several steps help too, where the
-    pattern grows or drifts. Starts from striped shards and never ends worse on the given masks than
-    those or contiguous ones.
+    two blocks of every ``2 ring`` consecutive ones, as striped shards have them: half of the search
+    swaps inside such stretches only, half everywhere, and what is better on the given masks counts.
+    Masks of several steps help too, where the pattern grows or drifts. Starts from striped shards
+    and never ends worse on the given masks than those or contiguous ones.
 
     Args:
       masks: masks of the same block counts; heads may differ. A batch adds up.
@@ -193,10 +193,12 @@ def fit_home(
     def ratio(shards: Int64[np.ndarray, " blocks"]) -> float:
         return swap_tokens(work, turned, given, shards, ring, 1, 0, seed)
 
-    plain = [shards_of(order, ring) for order in (striped(count, ring), np.arange(count))]
-    fitted = plain[0].copy()
-    swap_tokens(work, turned, weight, fitted, ring, STRETCH * ring, evaluations // len(work), seed)
-    return order_of(min(*plain, fitted, key=ratio))
+    homes = [shards_of(order, ring) for order in (striped(count, ring), np.arange(count))]
+    for stretch in (STRETCH * ring, count):
+        homes.append(homes[0].copy())
+        swaps = evaluations // (2 * len(work))
+        swap_tokens(work, turned, weight, homes[-1], ring, stretch, swaps, seed)
+    return order_of(min(homes, key=ratio))
 
 
 def _with_moved(
