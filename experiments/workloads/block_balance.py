@@ -25,7 +25,7 @@ CONTIGUOUS, NEAR, LATER = (
     "refined, 5% from fitted home",
     "the same, later step",
 )
-HEADS = "lower bound, heads alone"
+HEADS = "heads alone, lower bound"
 """How balanced groups of heads can be at best, and no block plan better."""
 
 FRONT = {"contiguous": (0.02, 0.05, 0.1, 0.4), "fitted home": (0.02, 0.1)}
