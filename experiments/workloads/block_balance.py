@@ -9,10 +9,12 @@ import jax
 import numpy as np
 from jaxtyping import Bool
 
+from experiments.workloads.head_bound import head_bound
 from experiments.workloads.mask_families import DRAWN, FAMILIES, GEOMETRIES, family_mask
 from experiments.workloads.video_window import Window
 from jaxlab.blocksparse import sparge_mask
 from jaxlab.dbsp import fit_home, head_groups, imbalance_ratio, movement_bound, plan, work_table
+from jaxlab.dbsp.heads import HeadMethod
 
 DEGREES = ((2, 4), (1, 8))
 """Ulysses and ring degrees: eight devices; two groups of heads are planned each by itself."""
@@ -23,6 +25,9 @@ CONTIGUOUS, NEAR, LATER = (
     "refined, 5% from fitted home",
     "the same, later step",
 )
+HEADS = "heads alone, lower bound"
+"""How balanced groups of heads can be at best, and no block plan better."""
+
 FRONT = {"contiguous": (0.02, 0.05, 0.1, 0.4), "fitted home": (0.02, 0.1)}
 """Caps on the moved query blocks that are tried beside those of the bars."""
 
@@ -165,6 +170,7 @@ def balance_of(
         name: (imbalance_ratio(work_table(judged, one)), one.q_moved, one.kv_moved)
         for name, one in plans.items()
     }
+    found[HEADS] = (_heads_alone(judged, ulysses), 0.0, 0.0)
     near = plans[NEAR]
     found[LATER] = (imbalance_ratio(work_table(later, near)), near.q_moved, near.kv_moved)
     if front:
@@ -200,11 +206,11 @@ def clip_balance(
     evaluations: int,
     seed: int,
 ) -> dict[str, object]:
-    """Plans the layers that look at a real clip, their homes fitted to other layers at the start.
+    """Plans the layers that look at a real clip, their homes fitted to other layers before.
 
     Args:
       window: slides over the clip; a layer is judged at its last position but one, later at its
-        last.
+        last; homes are fitted at the positions before.
       name: of the clip.
       heads: of a layer.
       dim: head size.
@@ -228,7 +234,8 @@ def clip_balance(
         mask = sparge_mask(q, k, q_block=blocks[0], kv_block=blocks[1])
         return np.asarray(mask.blocks)[0]
 
-    others = [drawn(layer, 0) for layer in range(layers)]
+    early = range(max(window.steps - 2, 1))
+    others = [drawn(layer, step) for layer in range(layers) for step in early]
     judged = [
         tuple(drawn(layers + layer, window.steps - back) for back in (2, 1))
         for layer in range(layers)
@@ -258,7 +265,13 @@ def clip_balance(
     return found
 
 
-def _of_groups(blocks: np.ndarray, method: str) -> float:
+def _heads_alone(blocks: np.ndarray, groups: int) -> float:
+    """The bound on groups of heads; 1 where the search has come too near to it to look for one."""
+    near = _of_groups(blocks, "refined", groups) < 1.0005
+    return 1.0 if near else head_bound(blocks.sum((1, 2)), groups)
+
+
+def _of_groups(blocks: np.ndarray, method: HeadMethod, groups: int = 8) -> float:
     counts = blocks.sum((1, 2))
-    load = counts[head_groups(counts, 8, method=method)].sum(1)
+    load = counts[head_groups(counts, groups, method=method)].sum(1)
     return float(imbalance_ratio(load[:, None, None]))

@@ -121,6 +121,7 @@ def planning_table(planning: dict, interval: float) -> Table:
         ("what", "milliseconds", "ratio reached", "milliseconds saved"),
         (
             ("greedy, four pairs of degrees", 1e3 * greedy["plans"], greedy["ratio"], None),
+            ("reading the mask once, nothing else", 1e3 * greedy["reading"], None, None),
             ("choosing among them", 1e3 * greedy["prediction"], None, None),
             ("judging one plan on a mask", 1e3 * greedy["judging"], None, None),
             ("copy of the mask from a device", 1e3 * greedy["copy"], None, None),

@@ -40,9 +40,12 @@ def greedy_cost(
 
     Returns:
       Seconds: ``plans``, their ``spread``, ``prediction``, and ``copy`` of the mask from a device
-      to the host, ``judging`` one plan on the mask; ``moved`` parts and ``ratio`` of the chosen
-      plan.
+      to the host, ``judging`` one plan on the mask, ``reading`` every byte of the mask once on all
+      cores, below which no planner can come; ``moved`` parts and ``ratio`` of the chosen plan.
     """
+    from jaxlab.dbsp.bits import in_parts
+
+    words = blocks.reshape(-1)[: blocks.size // 8 * 8].view(np.uint64)
     greedy_plans(blocks, degrees=DEGREES)
     seconds, prediction = [], []
     for _ in range(rounds):
@@ -61,6 +64,9 @@ def greedy_cost(
         "spread": [min(seconds), max(seconds)],
         "prediction": np.median(prediction),
         "copy": _median(lambda: np.array(on_device)),
+        "reading": _median(
+            lambda: in_parts(lambda start, stop: words[start:stop].max(), words.size), rounds
+        ),
         "judging": _median(lambda: work_table(blocks, chosen)),
         "moved": [chosen.q_moved, chosen.kv_moved],
         "ratio": imbalance_ratio(work[degrees]),

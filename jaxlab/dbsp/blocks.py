@@ -61,6 +61,8 @@ def block_groups(
         )
     if not 0 <= home_reward < np.inf:
         raise ValueError(f"block_groups: home_reward must be 0 or more, got {home_reward}.")
+    if ring == 1:
+        return np.zeros(weights.size, np.int64)
     from jaxlab.dbsp.fill import fill_shards
 
     weights = weights.astype(np.int64)
@@ -82,6 +84,7 @@ def order_of(shards: Int[np.ndarray, " blocks"]) -> Int64[np.ndarray, " blocks"]
 
 def refined_blocks(
     work: Int[np.ndarray, "q_blocks kv_blocks"],
+    turned: Int[np.ndarray, "kv_blocks q_blocks"],
     q_home: Int64[np.ndarray, " q_blocks"],
     kv_home: Int64[np.ndarray, " kv_blocks"],
     *,
@@ -95,6 +98,7 @@ def refined_blocks(
 
     Args:
       work: int ``[q_blocks, kv_blocks]``, the mask summed over the heads of the group.
+      turned: its transpose, in one piece.
       q_home: int64 ``[q_blocks]``, home shard of every query block; the search starts there.
       kv_home: int64 ``[kv_blocks]``, the same for key blocks.
       ring: number of shards.
@@ -108,11 +112,10 @@ def refined_blocks(
     """
     from jaxlab.dbsp.swap_blocks import swap_blocks
 
-    work = np.ascontiguousarray(work, np.int32)
     q_shard, kv_shard = q_home.copy(), kv_home.copy()
     swap_blocks(
         work,
-        np.ascontiguousarray(work.T),
+        turned,
         q_shard,
         kv_shard,
         q_home,

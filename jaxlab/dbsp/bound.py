@@ -54,7 +54,7 @@ def movement_bound(mask: Masks, plan: Plan, *, q_cap: int | float, kv_cap: int |
     slowest, total = 0.0, 0
     for members in plan.head_perm.reshape(plan.ulysses, -1):
         of_group = np.flatnonzero(np.isin(np.arange(flat.shape[0]) % heads, members))
-        work = sum_of_heads(flat, of_group, *sizes)
+        work, _ = sum_of_heads(flat, of_group, *sizes)
         total += int(work.sum())
         if work.any():
             slowest = max(slowest, _critical_path(work, shards, caps, plan.ring))

@@ -65,6 +65,21 @@ def copy_into(target, source):
 
 @numba.njit(cache=True)
 @typing.no_type_check
+def by_shard(turned, shard, ring):
+    """``[ring, blocks]``: work of every block with every shard of the other side's blocks.
+
+    ``turned[k]`` is the work of block ``k`` of the other side with every block.
+    """
+    out = np.zeros((ring, turned.shape[1]), np.int32)
+    for k in range(shard.size):
+        into, row = out[shard[k]], turned[k]
+        for i in range(row.size):
+            into[i] += row[i]
+    return out
+
+
+@numba.njit(cache=True)
+@typing.no_type_check
 def dot(one, other):
     """The sum of products of two rows of numbers."""
     total = 0.0

@@ -19,6 +19,9 @@ Home = (
     | tuple[Int[np.ndarray, " q_blocks"], Int[np.ndarray, " kv_blocks"]]
 )
 
+STRETCH = 2
+"""How many blocks of a shard stand in a short stretch of the sequence that a home may keep even."""
+
 
 class Units(NamedTuple):
     """How query and key blocks share tokens.
@@ -123,7 +126,7 @@ def fit_home(
     ring: int,
     ulysses: int = 1,
     seed: int = 0,
-    evaluations: int = 1_000_000,
+    evaluations: int = 500_000,
 ) -> Int64[np.ndarray, " blocks"]:
     """Fits one static order of token blocks to the masks of several layers and steps.
 
@@ -132,9 +135,11 @@ def fit_home(
     token blocks, which moves their queries and keys together; energy is the mean over masks and
     Ulysses groups of the critical path over the perfect time. Half of that mean is over the given
     masks, half over their sum with its queries moved by one block either way: an order that also
-    balances those fits masks that have not been seen better. Masks of several steps help too,
-    where the pattern grows or drifts. Starts from the better of contiguous and striped and never
-    ends worse on the given masks.
+    balances those fits masks that have not been seen better. So does one in which every shard keeps
+    two blocks of every ``2 ring`` consecutive ones, as striped shards have them: half of the search
+    swaps inside such stretches only, half everywhere, and what is better on the given masks counts.
+    Masks of several steps help too, where the pattern grows or drifts. Starts from striped shards
+    and never ends worse on the given masks than those or contiguous ones.
 
     Args:
       masks: masks of the same block counts; heads may differ. A batch adds up.
@@ -176,22 +181,24 @@ def fit_home(
         heads = blocks.shape[-3]
         flat = blocks.reshape(-1, *blocks.shape[-2:])
         totals = np.zeros(_up(heads, ulysses), np.int64)
-        totals[:heads] = pack(flat).rows.sum(1).reshape(-1, heads).sum(0)
+        if ulysses > 1:
+            totals[:heads] = pack(flat).rows.sum(1).reshape(-1, heads).sum(0)
         for group, members in enumerate(head_groups(totals, ulysses, method="refined", seed=seed)):
             of_group = np.flatnonzero(np.isin(np.arange(flat.shape[0]) % heads, members))
-            fine = sum_of_heads(flat, of_group, count * q_ratio, count * kv_ratio)
+            fine, _ = sum_of_heads(flat, of_group, count * q_ratio, count * kv_ratio)
             work[number, group] = fine.reshape(count, q_ratio, count, kv_ratio).sum((1, 3))
     work, weight, given = _with_moved(work)
     turned = np.ascontiguousarray(work.swapaxes(1, 2))
 
     def ratio(shards: Int64[np.ndarray, " blocks"]) -> float:
-        return swap_tokens(work, turned, given, shards, ring, 0, seed)
+        return swap_tokens(work, turned, given, shards, ring, 1, 0, seed)
 
-    starts = [shards_of(order, ring) for order in (np.arange(count), striped(count, ring))]
-    start = min(starts, key=ratio)
-    fitted = start.copy()
-    swap_tokens(work, turned, weight, fitted, ring, evaluations // len(work), seed)
-    return order_of(min(start, fitted, key=ratio))
+    homes = [shards_of(order, ring) for order in (striped(count, ring), np.arange(count))]
+    for stretch in (STRETCH * ring, count):
+        homes.append(homes[0].copy())
+        swaps = evaluations // (2 * len(work))
+        swap_tokens(work, turned, weight, homes[-1], ring, stretch, swaps, seed)
+    return order_of(min(homes, key=ratio))
 
 
 def _with_moved(

@@ -63,17 +63,15 @@ def work_table(
     bits = pack(found.reshape(-1, q_blocks, kv_blocks))
     group_of = np.argsort(plan.head_perm) // (plan.head_perm.size // plan.ulysses)
     group_of = np.resize(group_of[:heads], len(bits.rows))
-    table = np.zeros((plan.ulysses, plan.ring, plan.ring), np.int64)
-    for group, (q_order, kv_order) in enumerate(zip(plan.q_order, plan.kv_order, strict=True)):
-        members = group_of == group
-        placed = (
-            np.zeros(members.sum(), np.int64),
+    placements = [
+        (
+            np.where(group_of == group, 0, -1),
             shards_of(q_order, plan.ring)[:q_blocks],
             shards_of(kv_order, plan.ring)[:kv_blocks],
         )
-        if members.any():
-            table[group] = tables(bits.of_heads(members), [placed], [(1, plan.ring)])[0][0]
-    return table
+        for group, (q_order, kv_order) in enumerate(zip(plan.q_order, plan.kv_order, strict=True))
+    ]
+    return np.concatenate(tables(bits, placements, [(1, plan.ring)] * plan.ulysses))
 
 
 def imbalance_ratio(

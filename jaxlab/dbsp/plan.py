@@ -239,6 +239,11 @@ def _check_permutations(name: str, values: Int64[np.ndarray, "*rows size"]) -> N
     size = values.shape[-1]
     rows = values.reshape(-1, size)
     found = rows + size * np.arange(len(rows))[:, None]
+    if rows.size and rows.min() >= 0 and rows.max() < size:
+        seen = np.zeros(rows.size, bool)
+        seen[found.reshape(-1)] = True
+        if seen.all():
+            return
     if rows.size and (rows.min() < 0 or rows.max() >= size):
         found = found[(rows >= 0) & (rows < size)]
     seen = np.bincount(found.reshape(-1), minlength=rows.size).reshape(rows.shape)

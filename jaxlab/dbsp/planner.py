@@ -101,22 +101,22 @@ def plan(
     kv_head = np.arange(flat.shape[0]) % count // (count // units)
     orders = home_orders(mask, home, ulysses=ulysses, ring=ring)
     homes = tuple(shards_of(order, ring) for order in orders)
-    bits = pack(flat)
-    padded = -(-units // ulysses) * ulysses
-    weights = np.zeros(padded, np.int64)
-    np.add.at(weights, kv_head, bits.rows.sum(1))
-
+    weights = np.zeros(-(-units // ulysses) * ulysses, np.int64)
     placement = homes
     if blocks == "striped":
         placement = tuple(np.arange(order.size) % ring for order in orders)
-    if blocks == "greedy":
+    # one group without a greedy needs no counts
+    bits = pack(flat) if ulysses > 1 or blocks == "greedy" else None
+    if bits:
+        np.add.at(weights, kv_head, bits.rows.sum(1))
+    if bits and blocks == "greedy":
         marginals = (bits.rows.sum(0), bits.columns)
         placement = tuple(
             block_groups(_filled(weight, at.size), at, ring=ring, home_reward=home_reward)
             for weight, at in zip(marginals, homes, strict=True)
         )
     groups = head_groups(weights, ulysses, method=heads, seed=seed)
-    if heads == "refined" and ring > 1 and ulysses > 1:
+    if bits and heads == "refined" and ring > 1 and ulysses > 1:
         at = (kv_head, placement[0][:q_blocks], placement[1][:kv_blocks])
         of_heads = tables(bits, [at], [(units, ring)])[0]
         groups = refined_groups(of_heads, groups, seed=seed)
@@ -132,7 +132,7 @@ def plan(
         def refine(start: int, stop: int) -> list[tuple[np.ndarray, np.ndarray]]:
             return [
                 refined_blocks(
-                    works[group],
+                    *works[group],
                     *homes,
                     ring=ring,
                     caps=caps,

@@ -12,16 +12,12 @@ import typing
 import numba
 import numpy as np
 
-from jaxlab.dbsp.draws import (
-    COOLING,
-    HOTTEST,
-    STAGES,
-    below,
-    copy_into,
-    next_draw,
-    patience_table,
-    seeded,
-)
+from jaxlab.dbsp import draws
+
+HOTTEST, COLDEST = 2e-3, 1e-5
+COOLING = (COLDEST / HOTTEST) ** (1 / draws.STAGES)
+ENOUGH = 3e-4
+"""Above a perfect critical path, movement included: a search this near to it ends early."""
 
 SPREAD, LAST_SPREAD = 3.0, 0.03
 """How much the deviation of a step's tiles counts beside their maximum, at first and at last: it
@@ -44,18 +40,6 @@ def _rank(diagonal, largest, where):
             where[1] = i
         elif value > largest[2]:
             largest[2] = value
-
-
-@numba.njit(cache=True)
-@typing.no_type_check
-def _contributions(work, shard, ring):
-    """``[ring, blocks]``: work of every row of ``work`` with every shard of columns."""
-    rows, columns = work.shape
-    out = np.zeros((ring, rows), np.int32)
-    for i in range(rows):
-        for j in range(columns):
-            out[shard[j], i] += work[i, j]
-    return out
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
@@ -81,14 +65,14 @@ def swap_blocks(
     the start. Energy: critical path over perfect time, plus ``movement`` times the moved fractions,
     plus the spread of every step, which fades as the temperature falls.
     """
-    state = seeded(seed)
-    patience = patience_table()
+    state = draws.seeded(seed)
+    patience = draws.patience_table()
     sizes = (q_shard.size, kv_shard.size)
     caps = (q_cap, kv_cap)
     shards = (q_shard, kv_shard)
     homes = (q_home, kv_home)
     works = (q_work, kv_work)
-    gains = (_contributions(q_work, kv_shard, ring), _contributions(kv_work, q_shard, ring))
+    gains = (draws.by_shard(kv_work, kv_shard, ring), draws.by_shard(q_work, q_shard, ring))
     members = (
         np.empty((ring, sizes[0] // ring), np.int64),
         np.empty((ring, sizes[1] // ring), np.int64),
@@ -137,13 +121,13 @@ def swap_blocks(
     price = np.array([movement / sizes[0], movement / sizes[1]])
     best = critical / perfect + price[0] * moved[0] + price[1] * moved[1]
     temperature, weight = HOTTEST, SPREAD
-    fading = (LAST_SPREAD / SPREAD) ** (1.0 / STAGES)
-    stage = max(evaluations // STAGES, 1)
+    fading = (LAST_SPREAD / SPREAD) ** (1.0 / draws.STAGES)
+    stage = max(evaluations // draws.STAGES, 1)
     for evaluation in range(evaluations):
         if evaluation % stage == stage - 1:
             temperature *= COOLING
             weight *= fading
-        draw = next_draw(state)
+        draw = draws.next_draw(state)
         side = np.int64(draw & np.uint64(1))
         # a swap moves two blocks at most: where that is too many, one that is away takes part and
         # goes home, or its partner is away too, so that no more blocks are away than before
@@ -151,24 +135,24 @@ def swap_blocks(
         if full and moved[side] == 0:
             continue
         if full:
-            first = away[side][below(state, moved[side])]
+            first = away[side][draws.below(state, moved[side])]
             a = shards[side][first]
             b = homes[side][first]
             if draw & np.uint64(6) == 0:
-                b = below(state, ring)
+                b = draws.below(state, ring)
         else:
             if draw & np.uint64(2):
-                s = below(state, ring)
+                s = draws.below(state, ring)
                 a = where[s, 0] if side == 0 else (where[s, 0] + s) % ring
             else:
-                a = below(state, ring)
-            first = members[side][a, below(state, members[side].shape[1])]
-            b = below(state, ring)
+                a = draws.below(state, ring)
+            first = members[side][a, draws.below(state, members[side].shape[1])]
+            b = draws.below(state, ring)
         if a == b:
             continue
-        second = members[side][b, below(state, members[side].shape[1])]
+        second = members[side][b, draws.below(state, members[side].shape[1])]
         if full and b != homes[side][first] and b == homes[side][second]:
-            second = away[side][below(state, moved[side])]
+            second = away[side][draws.below(state, moved[side])]
             b = shards[side][second]
             if a == b:
                 continue
@@ -209,7 +193,7 @@ def swap_blocks(
             new_spread += np.sqrt(max(square / ring - mean * mean, 0.0))
         cost = (new_critical - critical + weight * (new_spread - spread)) / perfect
         cost += more * price[side]
-        if cost >= temperature * patience[below(state, 1024)]:
+        if cost >= temperature * patience[draws.below(state, 1024)]:
             continue
 
         for s in range(ring):
@@ -249,8 +233,10 @@ def swap_blocks(
         energy = critical / perfect + price[0] * moved[0] + price[1] * moved[1]
         if energy < best - 1e-12:
             best = energy
-            copy_into(best_q, q_shard)
-            copy_into(best_kv, kv_shard)
-    copy_into(q_shard, best_q)
-    copy_into(kv_shard, best_kv)
+            draws.copy_into(best_q, q_shard)
+            draws.copy_into(best_kv, kv_shard)
+            if best <= 1 + ENOUGH:
+                break
+    draws.copy_into(q_shard, best_q)
+    draws.copy_into(kv_shard, best_kv)
     return best

@@ -5,16 +5,7 @@ import typing
 import numba
 import numpy as np
 
-from jaxlab.dbsp.draws import (
-    COOLING,
-    HOTTEST,
-    STAGES,
-    below,
-    copy_into,
-    next_draw,
-    patience_table,
-    seeded,
-)
+from jaxlab.dbsp import draws
 
 SPREAD = 1.0
 
@@ -41,8 +32,8 @@ def swap_heads(work, groups, trials, seed):
     value, plus the spread of the totals. With a ring of 1 the two are the same, and the search ends
     when the heaviest group can get no lighter.
     """
-    state = seeded(seed)
-    patience = patience_table()
+    state = draws.seeded(seed)
+    patience = draws.patience_table()
     count, room = groups.shape
     ring = work.shape[1]
     loads = np.zeros(count)
@@ -78,19 +69,19 @@ def swap_heads(work, groups, trials, seed):
     value = loads[heaviest] / mean + (slowest / perfect if ring > 1 else 0.0)
     best, best_groups = value, np.empty_like(groups)
     for group in range(count):
-        copy_into(best_groups[group], groups[group])
-    temperature = HOTTEST
-    stage = max(trials // STAGES, 1)
+        draws.copy_into(best_groups[group], groups[group])
+    temperature = draws.HOTTEST
+    stage = max(trials // draws.STAGES, 1)
     for trial in range(trials):
         if ring == 1 and loads[heaviest] <= floor:
             break
         if trial % stage == stage - 1:
-            temperature *= COOLING
-        a = heaviest if next_draw(state) & np.uint64(1) else below(state, count)
-        b = below(state, count)
+            temperature *= draws.COOLING
+        a = heaviest if draws.next_draw(state) & np.uint64(1) else draws.below(state, count)
+        b = draws.below(state, count)
         if a == b:
             continue
-        slot_a, slot_b = below(state, room), below(state, room)
+        slot_a, slot_b = draws.below(state, room), draws.below(state, room)
         first, second = groups[a, slot_a], groups[b, slot_b]
         gain = head_loads[second] - head_loads[first]
         new_a, new_b = loads[a] + gain, loads[b] - gain
@@ -116,7 +107,7 @@ def swap_heads(work, groups, trials, seed):
                     slowest = max(slowest, critical[group])
             new_value += slowest / perfect
         cost = new_value - value + SPREAD * (new_spread - spread) / mean
-        if cost >= temperature * patience[below(state, 1024)]:
+        if cost >= temperature * patience[draws.below(state, 1024)]:
             continue
         groups[a, slot_a], groups[b, slot_b] = second, first
         loads[a], loads[b] = new_a, new_b
@@ -126,12 +117,12 @@ def swap_heads(work, groups, trials, seed):
             if loads[group] > loads[heaviest]:
                 heaviest = group
         for i in range(ring):
-            copy_into(tables[a, i], one[i])
-            copy_into(tables[b, i], two[i])
+            draws.copy_into(tables[a, i], one[i])
+            draws.copy_into(tables[b, i], two[i])
         value, spread = new_value, new_spread
         if value < best - 1e-12:
             best = value
             for group in range(count):
-                copy_into(best_groups[group], groups[group])
+                draws.copy_into(best_groups[group], groups[group])
     for group in range(count):
-        copy_into(groups[group], best_groups[group])
+        draws.copy_into(groups[group], best_groups[group])

@@ -10,16 +10,7 @@ import typing
 import numba
 import numpy as np
 
-from jaxlab.dbsp.draws import (
-    COOLING,
-    HOTTEST,
-    STAGES,
-    below,
-    copy_into,
-    dot,
-    patience_table,
-    seeded,
-)
+from jaxlab.dbsp import draws
 
 SPREAD = 1.0
 """How much the deviation of a step's tiles counts beside their maximum, to the end: homes that are
@@ -59,25 +50,27 @@ def _exchange(gaining, losing, arriving, leaving):
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
 @typing.no_type_check
-def swap_tokens(work, turned, weight, shard, ring, evaluations, seed):
+def swap_tokens(work, turned, weight, shard, ring, strip, evaluations, seed):
     """Anneals one placement for all of ``work`` ``[masks, n, n]``; ``turned`` is its transpose.
 
-    Changes ``shard`` to the best found and returns its critical path over perfect time, a mean with
-    ``weight`` ``[masks]``, which adds up to 1.
+    Only blocks of the same ``strip`` of so many consecutive blocks are swapped. Changes ``shard``
+    to the best found and returns its critical path over perfect time, a mean with ``weight``
+    ``[masks]``, which adds up to 1.
     """
-    state = seeded(seed)
-    patience = patience_table()
+    state = draws.seeded(seed)
+    patience = draws.patience_table()
     masks, n = work.shape[0], work.shape[1]
-    rows = np.zeros((masks, ring, n), np.int32)
-    columns = np.zeros((masks, ring, n), np.int32)
+    rows = np.empty((masks, ring, n), np.int32)
+    columns = np.empty((masks, ring, n), np.int32)
     tables = np.zeros((masks, ring, ring), np.int32)
     for m in range(masks):
-        for q in range(n):
-            for k in range(n):
-                value = work[m, q, k]
-                rows[m, shard[k], q] += value
-                columns[m, shard[q], k] += value
-                tables[m, shard[q], (shard[k] - shard[q]) % ring] += value
+        of_rows = draws.by_shard(turned[m], shard, ring)
+        of_columns = draws.by_shard(work[m], shard, ring)
+        for j in range(ring):
+            draws.copy_into(rows[m, j], of_rows[j])
+            draws.copy_into(columns[m, j], of_columns[j])
+            for q in range(n):
+                tables[m, shard[q], (j - shard[q]) % ring] += of_rows[j, q]
     most, total = np.zeros(ring, np.int32), np.zeros(ring, np.int64)
     square = np.zeros(ring)
     scale = np.zeros(masks)
@@ -91,31 +84,28 @@ def swap_tokens(work, turned, weight, shard, ring, evaluations, seed):
             all_work += total[s]
         if all_work > 0:
             scale[m] = weight[m] * ring / all_work
-    members = np.empty((ring, n // ring), np.int64)
-    filled = np.zeros(ring, np.int64)
-    for block in range(n):
-        members[shard[block], filled[shard[block]]] = block
-        filled[shard[block]] += 1
-    energy = dot(critical, scale)
+    energy = draws.dot(critical, scale)
     best, best_shard = energy, shard.copy()
-    temperature = HOTTEST
-    stage = max(evaluations // STAGES, 1)
+    temperature = draws.HOTTEST
+    stage = max(evaluations // draws.STAGES, 1)
     if ring == 1:
         return best
     for evaluation in range(evaluations):
         if evaluation % stage == stage - 1:
-            temperature *= COOLING
-        a, b = below(state, ring), below(state, ring - 1)
-        b += np.int64(b >= a)
-        slot_a, slot_b = below(state, n // ring), below(state, n // ring)
-        first, second = members[a, slot_a], members[b, slot_b]
-        limit = temperature * patience[below(state, 1024)]
+            temperature *= draws.COOLING
+        first = draws.below(state, n)
+        start = first - first % strip
+        second = start + draws.below(state, min(strip, n - start))
+        a, b = shard[first], shard[second]
+        if a == b:
+            continue
+        limit = temperature * patience[draws.below(state, 1024)]
         a_to_b = (b - a) % ring
         cost = 0.0
         for m in range(masks):
             table = new_tables[m]
             for i in range(ring):
-                copy_into(table[i], tables[m, i])
+                draws.copy_into(table[i], tables[m, i])
             row_a, row_b = (ring - a) % ring, (ring - b) % ring
             column_a, column_b = a, b
             for other in range(ring):
@@ -146,16 +136,15 @@ def swap_tokens(work, turned, weight, shard, ring, evaluations, seed):
         if cost >= limit:
             continue
         tables, new_tables = new_tables, tables
-        copy_into(critical, new_critical)
-        copy_into(spread, new_spread)
+        draws.copy_into(critical, new_critical)
+        draws.copy_into(spread, new_spread)
         for m in range(masks):
             _exchange(rows[m, a], rows[m, b], turned[m, second], turned[m, first])
             _exchange(columns[m, a], columns[m, b], work[m, second], work[m, first])
         shard[first], shard[second] = b, a
-        members[a, slot_a], members[b, slot_b] = second, first
-        energy = dot(critical, scale)
+        energy = draws.dot(critical, scale)
         if energy < best - 1e-12:
             best = energy
-            copy_into(best_shard, shard)
-    copy_into(shard, best_shard)
+            draws.copy_into(best_shard, shard)
+    draws.copy_into(shard, best_shard)
     return best

@@ -113,6 +113,18 @@ def test_dense_heads_of_the_official_example():
     assert imbalance_ratio(work_table(blocks, balanced)) == 1
 
 
+def test_turning_a_ring_leaves_the_ratio_and_other_names_do_not():
+    """Which shard is called first does not matter, for queries and for keys; their order does."""
+    work = np.random.default_rng(5).integers(0, 50, (2, 5, 5))
+    ratio = imbalance_ratio(work)
+    for turn in (1, 3):
+        assert imbalance_ratio(np.roll(work, turn, 1)) == ratio
+        assert imbalance_ratio(np.roll(work, turn, 2)) == ratio
+    assert imbalance_ratio(work[:, ::-1, ::-1]) == ratio
+    swapped = [1, 0, 2, 3, 4]
+    assert imbalance_ratio(work[:, swapped][:, :, swapped]) != ratio
+
+
 def test_no_work_is_balanced():
     assert contiguous_ratio(np.zeros((2, 4, 4), bool), 2, 2) == (1, 1)
     nothing = jnp.zeros((2, 2, 2), jnp.int32)

@@ -16,7 +16,7 @@ def table(work, q_shard, kv_shard, ring):
 
 
 def drawn_work(rng, rows, columns):
-    return (rng.integers(0, 9, (rows, columns)) * rng.integers(0, 4, columns)).astype(np.int32)
+    return (rng.integers(0, 9, (rows, columns)) * rng.integers(0, 4, columns)).astype(np.int16)
 
 
 @pytest.mark.parametrize("ring", [2, 3, 5])
@@ -41,7 +41,7 @@ def test_the_energy_holds_after_every_few_swaps(ring):
     """A slip in the three largest of a step shows where a short search ends on it."""
     for seed in range(150):
         rng = np.random.default_rng(seed)
-        work = rng.integers(0, 4, (2 * ring, 2 * ring)).astype(np.int32) ** 2
+        work = rng.integers(0, 4, (2 * ring, 2 * ring)).astype(np.int16) ** 2
         homes = [rng.permutation(np.arange(2 * ring) % ring) for _ in range(2)]
         shards = [home.copy() for home in homes]
         turned = np.ascontiguousarray(work.T)
@@ -65,12 +65,12 @@ def test_movement_counts_in_the_energy():
 @pytest.mark.parametrize("ring", [2, 3, 5])
 def test_the_energy_of_swapped_tokens_is_the_mean_of_their_tables(ring):
     rng = np.random.default_rng(ring)
-    work = np.stack([drawn_work(rng, 30, 30) for _ in range(3)])
+    work = np.stack([drawn_work(rng, 30, 30) for _ in range(3)]).astype(np.int32)
     shard = np.arange(30) % ring
     start = shard.copy()
     turned = np.ascontiguousarray(work.swapaxes(1, 2))
     weight = np.array([0.5, 0.2, 0.3])
-    found = swap_tokens(work, turned, weight, shard, ring, 10_000, 1)
+    found = swap_tokens(work, turned, weight, shard, ring, 30, 10_000, 1)
     before, after = (
         weight @ [imbalance_ratio(table(one, at, at, ring)) for one in work]
         for at in (start, shard)

@@ -4,7 +4,15 @@ import numpy as np
 import pytest
 
 from experiments.workloads import block_balance, planning_cost, replanning
-from experiments.workloads.block_balance import CONTIGUOUS, LATER, NEAR, Blocks, balance_of
+from experiments.workloads.block_balance import (
+    CONTIGUOUS,
+    HEADS,
+    LATER,
+    NEAR,
+    Blocks,
+    balance_of,
+)
+from experiments.workloads.head_bound import head_bound
 from experiments.workloads.mask_families import family_mask
 from jaxlab.dbsp import imbalance_ratio, plan
 from tests.oracles import balance
@@ -38,6 +46,27 @@ def test_plans_of_the_bars_keep_to_their_caps(degrees):
     share = rows["bound over plan, 10% from contiguous"][0]
     assert share == pytest.approx(bounds[2] / rows["refined, 10% from contiguous"][0])
     assert LATER in balance_of(judged, later, home, front=False, **options)
+
+
+@pytest.mark.parametrize("groups", [2, 3])
+def test_no_groups_of_heads_beat_their_bound(groups):
+    rng = np.random.default_rng(groups)
+    for kinds in (2, 3, 90):  # few kinds leave groups uneven
+        weights = rng.choice(rng.integers(1, 100, kinds), 6)
+        best = balance.best_group_load(weights, groups) * groups / weights.sum()
+        assert head_bound(weights, groups) == pytest.approx(best, rel=1e-4)
+    assert head_bound(np.array([7, 7, 7, 4, 4, 4]), 2) == pytest.approx(18 / 16.5)
+
+
+def test_the_bound_of_heads_stands_beside_plans_of_two_groups():
+    mask = np.zeros((4, 64, 64), bool)
+    mask[:3] = True
+    mask[3, :, 0] = True
+    options = {"evaluations": 100, "seed": 0, "front": False}
+    rows = balance_of(mask, mask, np.arange(64), degrees=(2, 4), **options)
+    load = 2 * 64 * 64
+    assert rows[HEADS][0] == pytest.approx(2 * load / mask.sum(), rel=1e-4)
+    assert all(ratio >= rows[HEADS][0] - 1e-4 for ratio, *_ in rows.values())
 
 
 def test_homes_are_fitted_to_other_layers_at_earlier_steps(monkeypatch):

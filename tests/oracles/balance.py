@@ -9,15 +9,31 @@ def work_by_block(blocks, plan):
     """Counts T[u, i, j] by asking every active block where it lives."""
     table = np.zeros((plan.ulysses, plan.ring, plan.ring), np.int64)
     heads_per_group = len(plan.head_perm) // plan.ulysses
-    for head, query, key in np.argwhere(blocks):
-        group = list(plan.head_perm).index(head) // heads_per_group
-        place = [
-            list(order[group]).index(b)
-            for order, b in ((plan.q_order, query), (plan.kv_order, key))
+    group_of = {int(head): at // heads_per_group for at, head in enumerate(plan.head_perm)}
+    q_shards, kv_shards = (
+        [
+            {int(block): at // (order.shape[1] // plan.ring) for at, block in enumerate(row)}
+            for row in order
         ]
-        sizes = [order.shape[1] // plan.ring for order in (plan.q_order, plan.kv_order)]
-        table[group, place[0] // sizes[0], place[1] // sizes[1]] += 1
+        for order in (plan.q_order, plan.kv_order)
+    )
+    for head, query, key in np.argwhere(blocks).tolist():
+        group = group_of[head]
+        table[group, q_shards[group][query], kv_shards[group][key]] += 1
     return table
+
+
+def best_ring(work, q_orders, kv_orders, ring):
+    """The least imbalance of one group over all pairs of orders, from its summed masks."""
+    if not work.any():
+        return 1.0
+    return min(
+        imbalance_by_steps(
+            work[q][:, kv].reshape(ring, len(q) // ring, ring, len(kv) // ring).sum((1, 3))[None]
+        )
+        for q in q_orders
+        for kv in kv_orders
+    )
 
 
 def imbalance_by_steps(work):
