@@ -50,6 +50,15 @@ class Layers:
         if self.heads % 8 or self.n % 8:
             raise ValueError(f"heads={self.heads} and n={self.n} must divide over 8 devices.")
 
+    @property
+    def share(self) -> dict[str, int]:
+        """What one of eight devices computes outside attention: its tokens, of all heads."""
+        return {
+            "tokens": self.n * self.kernels.block // 8,
+            "heads": self.heads,
+            "dim": self.kernels.dim,
+        }
+
 
 def plans_of(blocks: np.ndarray, others: list[np.ndarray], evaluations: int) -> Mapping[str, Plan]:
     """Every plan by name: ``kind UxRy``.
@@ -102,6 +111,14 @@ def timed_layer(layers: Layers, family: str, seed: int) -> dict[str, object]:
             "placed": _placed(blocks, one) if one.ulysses == 1 else [],
         }
     return {"family": family, "seed": seed, "density": blocks.mean(), "plans": rows}
+
+
+def pictured(plans: dict) -> dict[str, dict]:
+    """Work and placed masks of the plans that the pictures show."""
+    return {
+        name: {part: plans[name][part] for part in ("work", "placed")}
+        for name in ("none U1R8", "db-SP U1R8", "refined U1R8")
+    }
 
 
 def _placed(blocks: np.ndarray, one: Plan, size: int = 64) -> np.ndarray:

@@ -27,6 +27,7 @@ from jaxlab.dbsp import (
 from jaxlab.measure import compiled_cost
 from tests.compile_counter import count_compilations
 from tests.dbsp.layer_cases import CASES, FACTORINGS, Case, mesh_of
+from tests.oracles import attention
 
 TOLERANCE = {"rtol": 2e-5, "atol": 2e-5}
 
@@ -65,6 +66,11 @@ def test_equals_attention_on_every_mesh(factoring: tuple[int, int], name: str) -
 
 def test_equals_attention_with_loops() -> None:
     check(CASES["grouped"], CASES["grouped"].plan(2, 2, seed=2, together=True), "xla")
+
+
+def test_equals_attention_with_kernels() -> None:
+    case = Case(45, 40, 16, 16, 4, 2, causal=True)
+    check(case, case.plan(2, 2, seed=2, together=True), "pallas")
 
 
 @pytest.mark.slow
@@ -324,15 +330,18 @@ def test_every_device_computes_its_own_blocks_and_no_others() -> None:
     blocks = rng.random((4, 8, 8)) < rng.random((4, 1, 1))
     mask = BlockMask(blocks, 16, 16, 128, 128)
     q, k, v = jnp.asarray(rng.standard_normal((3, 1, 128, 4, 8)), jnp.float32)
+    allowed = attention.token_mask(blocks, 16, 16, 128, 128, False, None, None)
+    expected, _ = attention.attention(*(np.asarray(x) for x in (q, k, v)), allowed, 8**-0.5)
     case = Case(128, 128, 16, 16, 4, 4)
     for factoring in ((2, 2), (1, 4)):
         plan = case.plan(*factoring, seed=10)
         plan = dataclasses.replace(plan, head_perm=rng.permutation(4))
-        _, trips = sharded_attention(
+        out, trips = sharded_attention(
             q, k, v, mask, plan, mesh=mesh_of(*factoring), return_trips=True,
             implementation="pallas",
         )  # fmt: skip
         np.testing.assert_array_equal(trips, work_table(blocks, plan))
+        np.testing.assert_allclose(out, expected, **TOLERANCE)
 
 
 def test_empty_tiles_make_no_trips() -> None:
