@@ -11,6 +11,7 @@ paper's size.
 
 import dataclasses
 import functools
+import time
 from collections.abc import Mapping
 
 import jax
@@ -20,7 +21,6 @@ from jaxtyping import Bool, Float64
 
 from jaxlab.blocksparse import BlockMask, block_sparse_attention
 from jaxlab.dbsp import CostModel, Links, Plan
-from jaxlab.measure import time_ratio
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,10 +31,10 @@ class Kernels:
       block: tokens of a query block and of a key block.
       dim: head size.
       dtype: of queries, keys and values.
-      rounds: samples of every kernel, of which the fastest counts: what varies is the machine.
+      rounds: samples of every kernel, of which the median counts.
     """
 
-    block: int = 64
+    block: int = 32
     dim: int = 32
     dtype: str = "float32"
     rounds: int = 3
@@ -93,7 +93,7 @@ class Setting:
         """All links alike."""
         return Links(self.bandwidth, self.latency, self.bandwidth, self.latency)
 
-    def model(self, block: int) -> CostModel:
+    def model(self, block: float) -> CostModel:
         """Predicts the time of a layer of this size in blocks of so many tokens."""
         seconds = 4 * block**2 * self.dim / self.rate
         return CostModel(seconds, 0.0, self.links, self.tensor_bytes)
@@ -149,6 +149,7 @@ def step_seconds(
             tile = jnp.asarray(blocks[np.ix_(heads, rows, columns)])
             mask = BlockMask(tile, kernels.block, kernels.block, *tokens)
             functions.append(functools.partial(attend, *inputs, mask))
+        jax.block_until_ready(functions[-1]())  # compiles what all kernels of the plan run
     seconds = time_alone(kernels, functions)
     found = {}
     for name, plan in plans.items():
@@ -159,8 +160,15 @@ def step_seconds(
 
 
 def time_alone(kernels: Kernels, functions: list) -> Float64[np.ndarray, " functions"]:
-    """Least seconds of each of two functions or more, timed in turns."""
-    return time_ratio(*functions, rounds=kernels.rounds, min_seconds=0.0, warmup=1).seconds.min(0)
+    """Median seconds of each function; every round runs all of them, in an order of its own."""
+    rng = np.random.default_rng(0)
+    seconds = np.empty((kernels.rounds, len(functions)))
+    for number in range(kernels.rounds):
+        for which in rng.permutation(len(functions)):
+            began = time.perf_counter()
+            jax.block_until_ready(functions[which]())
+            seconds[number, which] = time.perf_counter() - began
+    return np.median(seconds, axis=0)
 
 
 @functools.lru_cache(maxsize=8)
