@@ -254,7 +254,7 @@ def rest_seconds(*, tokens: int, heads: int, dim: int, rounds: int = 9) -> float
     layer = Layer(heads)
     x = jax.random.normal(jax.random.key(0), (1, tokens, heads * dim))
     given = x, x[:, 0], jnp.zeros((tokens, dim // 2))
-    parameters = layer.init(jax.random.key(1), *given, lambda q, k, v: v)
+    parameters = jax.jit(lambda key: layer.init(key, *given, lambda q, k, v: v))(jax.random.key(1))
     # queries and keys are made and turned, as attention wants them, and enter as a sum
     run = jax.jit(lambda parameters: layer.apply(parameters, *given, lambda q, k, v: q + k + v))
     return float(time_ratio(*[lambda: run(parameters)] * 2, rounds=rounds).median[0])

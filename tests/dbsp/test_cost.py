@@ -151,7 +151,7 @@ def test_points_alone_predict_layers_of_their_size():
 
 def test_noise_is_reported_as_error():
     true = CostModel(2e-6, 1e-3, Links(3e9, 2e-5, 5e9, 1e-5), tensor_bytes=4e7)
-    points = list(measured(true, np.random.default_rng(1), count=200, noise=0.05))
+    points = list(measured(true, np.random.default_rng(1), count=60, noise=0.05))
     found = CostModel.fit(points, tensor_bytes=4e7)
     assert found.error == pytest.approx(0.05, rel=0.2)
     assert found.seconds_per_block == pytest.approx(2e-6, rel=0.05)
