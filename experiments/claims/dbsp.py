@@ -386,7 +386,7 @@ ASSUMPTIONS = (
     "Imbalance is in blocks, every block costing the same. Block plans are judged on 8 devices, "
     "U2R4 (two groups of heads, each planned by itself) and U1R8, heads regrouped by our search.",
     "Families of masks: 20 seeds from 1000 upward at n = 256. At n = 1184 the three families whose "
-    "every block is drawn at random take ten seconds a mask: 2 seeds of those, 20 of the others. "
+    "every block is drawn at random take ten seconds a mask: 2 seeds of those, 5 of the others. "
     "Search and homes were tuned on seeds below 1000. Homes are fitted to other layers at steps 0 "
     "and 1; a layer is judged at step 2, its plan again at step 5. Layers of radial and svg-reord "
     "are alike: there only steps are unseen. Radial, radial-var and sta do not change over steps.",
@@ -406,17 +406,24 @@ ASSUMPTIONS = (
     "Parallel times are modelled: each rank's kernel is timed alone on the CPU, a ring step takes "
     "as long as its slowest kernel, hops hide behind kernels, all-to-alls and exchanges behind "
     "nothing.",
+    "A kernel's time is the median of three samples, each over the time of a small reference "
+    "kernel run before and after it, times the reference's least time in that layer: shared "
+    "machines run at half their speed for seconds at a time. (Before that rule the least of three "
+    "plain samples counted; repeats of one kernel differed by 28 %.)",
     "Links are slowed until they weigh beside the CPU's kernels as in a layer of 75,600 tokens, 40 "
     "heads of 128, density 0.414, on 8 devices with kernels of 150 TFLOP/s and links of 160 GB/s "
     "and 20 microseconds. Bandwidth and latency are swept in a table.",
-    "Timed layers have 64 blocks of 64 tokens and 16 heads of 32: kernels of 256 blocks take the "
+    "Timed layers have 64 blocks of 64 tokens and 24 heads of 16: kernels of 256 blocks take the "
     "CPU an hour. Degrees of the sharded layer are nine of the factorings of 1 to 8; the tests run "
     "the others.",
     "Baselines keep heads and blocks where they are; striped regroups heads greedily and folds its "
-    "order into the tokens, as refined folds the one home that serves all its degrees.",
+    "order into the tokens, as refined folds the one home that serves all its degrees. Refined "
+    "moves 5 % from there, or nothing where the cost model of a layer of the paper's size says "
+    "that moving takes longer than it saves.",
     "Attention speedups are those of held-out layers whose imbalance at U8R1 is above 1.25.",
     "End to end is Amdahl's law with the share outside attention read from the README's figure: "
-    "about half for Wan, 0.3 for CogVideoX.",
+    "about half for Wan, 0.3 for CogVideoX. By the small transformer: its layer has the heads of "
+    "the timed layers, and all but attention is timed on an eighth of their tokens.",
     "Overhead: planning timed on this CPU, permutation at 1.5 TB/s of memory, exchange by the "
     "links above; a plan serves as many steps as the threshold 1.1 leaves it on the trace.",
 )
@@ -444,12 +451,13 @@ REASONS = {
     "goes has not been found.",
     "search-share": "Even 5,000 swaps take about as long as they save until the next plan; "
     "hidden behind the attention of their own layer they cost nothing (next row).",
-    "kernel-affine": "Probably since a rank's kernels are short at 64 blocks a side, so that "
-    "what a call costs besides blocks scatters; the law holds at 8,192 tokens (blocksparse).",
-    "attention-speedup-refined": "Probably wrong degrees: the cost model is fitted to kernel "
-    "times that are not affine in this run (see the regret).",
-    "attention-speedup-striped": "As for the claim before: degrees chosen wrongly, probably.",
+    "kernel-affine": "The machine, not the kernel: repeats of one kernel differ by 28 % with the "
+    "processor's phases, what a group of rows computes beyond its blocks is 3 to 7 % (docs).",
+    "attention-speedup-refined": "The cost model was fitted to kernel times that carry the phases "
+    "of the machine (see kernel-affine).",
+    "attention-speedup-striped": "As for the claim before.",
     "overhead": "Planning takes 20 ms here: 8 % of the attention that a plan serves.",
-    "degrees-regret": "The cost model is fitted to kernel times that are not affine here.",
+    "degrees-regret": "Least times and fit both carry the phases of the machine, see "
+    "kernel-affine.",
     "degrees-gain": "As for the regret.",
 }

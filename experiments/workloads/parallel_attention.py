@@ -38,8 +38,8 @@ class Kernels:
       rounds: samples of every kernel, of which the median counts.
     """
 
-    block: int = 32
-    dim: int = 32
+    block: int = 64
+    dim: int = 16
     dtype: str = "float32"
     rounds: int = 3
 

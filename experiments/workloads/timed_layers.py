@@ -39,7 +39,7 @@ class Layers:
     families: tuple[str, ...] = ("gen", "svg-orig", "radial-var")
     seeds: int = 4
     n: int = 64
-    heads: int = 40
+    heads: int = 24
     kernels: Kernels = dataclasses.field(default_factory=Kernels)
     fitted: int = 4
     evaluations: int = 500_000

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import typing
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Literal
 
 import numpy as np
@@ -299,16 +299,18 @@ def _layered(policy: ReplanPolicy | DriftPolicy, seen: BlockMask | np.ndarray) -
     )
 
 
+def _ratios(masks: Sequence[np.ndarray], plans: Sequence[Plan]) -> np.ndarray:
+    """rho_s of every layer's mask; of counts what is known of it, the balance between groups."""
+    layers = zip(masks, plans, strict=True)
+    if masks[0].ndim > 1:
+        return np.array([imbalance_ratio(work_table(mask, plan)) for mask, plan in layers])
+    placed = np.stack([counts[plan.head_perm] for counts, plan in layers])
+    load = placed.reshape(len(plans), plans[0].ulysses, -1).sum(2)
+    return np.where(load.any(1), load.max(1) / np.maximum(load.mean(1), 1e-300), 1.0)
+
+
 def _ratio(mask: np.ndarray, plan: Plan) -> float:
-    """rho_s of a mask; of counts what is known of it, the balance between the groups."""
-    if mask.ndim > 1:
-        return float(imbalance_ratio(work_table(mask, plan)))
-    load = mask[plan.head_perm].reshape(plan.ulysses, -1).sum(1)
-    return float(imbalance_ratio(load[:, None, None]))
-
-
-def _ratios(masks: list[np.ndarray], plans: tuple[Plan, ...]) -> np.ndarray:
-    return np.array([_ratio(*pair) for pair in zip(masks, plans, strict=True)])
+    return float(_ratios([mask], [plan])[0])
 
 
 def _ahead(
