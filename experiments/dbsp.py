@@ -16,41 +16,34 @@ import numpy as np
 
 from experiments.assets import AssetUnavailable
 from experiments.assets.video import CLIPS
-from experiments.claims.dbsp import ASSUMPTIONS, BARS, CLAIMS, REASONS
-from experiments.harness import Missing, Result, Steps, Value
-from experiments.workloads.block_balance import (
-    BOUNDED,
-    CONTIGUOUS,
-    LATER,
-    NEAR,
-    Blocks,
-    clip_balance,
-    family_balance,
-)
+from experiments.claims.dbsp import ASSUMPTIONS, CLAIMS, REASONS
+from experiments.harness import Result, Steps, Value
+from experiments.workloads.block_balance import Blocks, clip_balance, family_balance
 from experiments.workloads.dbsp_tables import (
-    METHODS,
     costs_table,
     fronts_table,
     heads_table,
+    model_table,
     planning_table,
     policies_table,
     sharded_table,
     times_table,
 )
+from experiments.workloads.dbsp_values import (
+    block_values,
+    exact_values,
+    head_values,
+    planning_values,
+    speedups,
+)
+from experiments.workloads.dit import rest_seconds
 from experiments.workloads.eight_devices import Sharded, on_eight_devices
 from experiments.workloads.mask_families import family_mask
-from experiments.workloads.parallel_attention import Kernels, Setting, end_to_end, overhead
-from experiments.workloads.planning_cost import LAYER_SECONDS, greedy_cost, search_cost
-from experiments.workloads.replanning import THRESHOLDS, at_thresholds, by_drift, ratios_by_step
-from experiments.workloads.sparge_trace import balance, check, sparge_trace, statistics
-from experiments.workloads.timed_layers import (
-    DEGREES,
-    Judged,
-    Layers,
-    judge,
-    r_squared,
-    timed_layer,
-)
+from experiments.workloads.parallel_attention import Kernels, Setting
+from experiments.workloads.planning_cost import balancing_costs, greedy_cost, search_cost
+from experiments.workloads.replanning import FORECAST, at_thresholds, by_drift, ratios_by_step
+from experiments.workloads.sparge_trace import head_balance
+from experiments.workloads.timed_layers import Layers, judge, pictured, r_squared, timed_layer
 from experiments.workloads.video_window import Window
 from jaxlab.dbsp import CostModel
 
@@ -105,7 +98,7 @@ class Config:
     trace_layers: int = 40
     blocks: tuple[Blocks, ...] = (
         Blocks(),
-        Blocks(n=1184, drawn_seeds=2, fronts=1, fitted=2, evaluations=600_000),
+        Blocks(n=1184, seeds=5, drawn_seeds=2, fronts=1, fitted=2, evaluations=600_000),
     )
     clips: Clips = dataclasses.field(default_factory=Clips)
     layers: Layers = dataclasses.field(default_factory=Layers)
@@ -148,6 +141,7 @@ PRESETS = {
         ),
         layers=Layers(
             families=("gen",),
+            seeds=2,
             n=64,
             heads=8,
             kernels=Kernels(block=16, dim=8, rounds=1),
@@ -176,20 +170,7 @@ def run(config: Config, steps: Steps = Steps()) -> Result:
         steps.do(f"heads of trace {seed}", head_balance, seed, config.trace_layers)
         for seed in config.traces
     ]
-    fixed = steps.do("re-planning at thresholds", at_thresholds, config.traces, config.trace_layers)
-    tuned = steps.do(
-        "re-planning at thresholds, tuning", at_thresholds, config.tuning, config.trace_layers
-    )
-    drift = steps.do(
-        "re-planning by drift", by_drift, tuned, config.tuning, config.traces, config.trace_layers
-    )
-    by_step = steps.do(
-        "re-planning over steps",
-        ratios_by_step,
-        config.traces[0],
-        drift["model 1.1"]["cost"],
-        config.trace_layers,
-    )
+    replanning = replanned(config, steps)
     blocks = {
         str(size.n): {
             f"{family} {ring}": rows
@@ -211,36 +192,37 @@ def run(config: Config, steps: Steps = Steps()) -> Result:
         for family in steps.track(config.layers.families, "timed layers")
         for seed in range(config.layers.seeds)
     ]
+    rest = steps.do("a transformer outside attention", rest_seconds, **config.layers.share)
     sharded = steps.do("eight virtual devices", on_eight_devices, config.sharded)
     setting = Setting()
     judged = judge(config.layers, layers, setting)
-    served = 30 / np.mean([plans for plans, _ in fixed["1.1"]])
+    served = 30 / np.mean([plans for plans, _ in replanning["fixed"]["1.1"]])
     planning = steps.do("planning", planning_cost, config, setting.model(block=64), served)
-    greedy = planning["greedy"]
-    costs = balancing_costs(setting, greedy, served)
+    costs = balancing_costs(setting, planning["greedy"], served)
     values = {
-        **_exact_values(sharded),
-        **_head_values(heads, fixed, drift, clips, gone),
-        **_block_values(blocks, clips),
+        **exact_values(sharded),
+        **head_values(heads, replanning, clips, gone),
+        **block_values(blocks, clips),
         "kernel-affine": Value(r_squared(layers), "timed"),
         "overhead": Value(costs["total"], "timed"),
-        **_planning_values(planning),
-        **speedups(layers, judged),
+        **planning_values(planning),
+        **speedups(layers, judged, rest),
     }
     facts = {
-        "replanning": {"fixed": fixed, "drift": drift, "by_step": by_step},
+        "replanning": replanning,
         "blocks": blocks,
         "clips": clips,
-        "layers": [{"plans": _pictured(layers[0]["plans"])}],
+        "layers": [{"plans": pictured(layers[0]["plans"])}],
         "sharded": sharded,
         "planning": planning,
         "overhead": costs,
     }
     tables = (
         heads_table(heads, clips),
-        policies_table(fixed, drift),
+        policies_table(replanning),
         fronts_table(blocks, clips),
         times_table(config.layers, layers),
+        model_table(judged, rest),
         costs_table(costs),
         planning_table(planning, served),
         sharded_table(sharded),
@@ -249,18 +231,25 @@ def run(config: Config, steps: Steps = Steps()) -> Result:
     return Result(values, tables, notes, facts=facts)
 
 
-def head_balance(seed: int, layers: int) -> dict[str, object]:
-    """Mean ratios of every way to group heads, and whether the trace is a faithful one."""
-    trace = sparge_trace(seed)
+def replanned(config: Config, steps: Steps) -> dict[str, dict]:
+    """What every policy of re-planning does on the traces."""
+    traces, tuning, layers = config.traces, config.tuning, config.trace_layers
+    fixed = steps.do("re-planning at thresholds", at_thresholds, traces, layers)
+    ahead = steps.do("re-planning at thresholds, moved on", at_thresholds, traces, layers, FORECAST)
+    tuned = steps.do("re-planning at thresholds, tuning", at_thresholds, tuning, layers)
+    drift = steps.do("re-planning by drift", by_drift, tuned, tuning, traces, layers)
+    as_seen = steps.do(
+        "re-planning by drift, as seen",
+        by_drift, tuned, tuning, traces, layers, scopes=("model",), forecast=0.0,
+    )  # fmt: skip
+    cost = drift["model 1.1"]["cost"]
+    by_step = steps.do("re-planning over steps", ratios_by_step, traces[0], cost, layers)
     return {
-        "faithful": all(one.holds for one in (*statistics(trace), *check(trace))),
-        "ratios": {
-            str(groups): {
-                method: ratio.mean()
-                for method, ratio in balance(trace[:, :layers], groups, METHODS).items()
-            }
-            for groups in (2, 4, 8)
-        },
+        "fixed": fixed,
+        "fixed, moved on": ahead,
+        "drift": drift,
+        "drift, as seen": as_seen,
+        "by_step": by_step,
     }
 
 
@@ -289,174 +278,4 @@ def planning_cost(config: Config, model: CostModel, interval: float) -> dict[str
         "long": evaluations,
         "greedy": greedy_cost(blocks, model),
         "search": search_cost(blocks, [other], evaluations=evaluations, interval=interval),
-    }
-
-
-def balancing_costs(setting: Setting, greedy: dict, served: float) -> dict[str, float]:
-    """What greedy plans cost, as parts of the attention they serve; judging them stands beside."""
-    attention = setting.attention_seconds * greedy["ratio"]
-    costs = overhead(
-        setting,
-        planning_seconds=greedy["plans"],
-        interval=served,
-        prediction_seconds=greedy["prediction"],
-        moved=tuple(greedy["moved"]),
-        attention_seconds=attention,
-    )
-    beside = {name: greedy[name] / attention for name in ("judging", "copy")}
-    return {**costs, **{f"{name}, on the host meanwhile": x for name, x in beside.items()}}
-
-
-def speedups(layers: list[dict], judged: Judged) -> dict[str, Value | Missing]:
-    """What balanced plans save, by the modelled times of held-out layers."""
-    held_out = judged.held_out
-    paper, ours = judged.chosen["db-SP"], judged.chosen["refined"]
-    uneven = np.array([layers[number]["plans"]["none U8R1"]["ratio"] > 1.25 for number in held_out])
-    found = {
-        "attention-speedup-refined": paper.sum() / ours.sum(),
-        "attention-speedup-striped": judged.chosen["striped"].sum() / ours.sum(),
-        "degrees-regret": ours.sum() / judged.least["refined"].sum() - 1,
-        "degrees-gain": judged.fixed["refined"].sum() / ours.sum() - 1,
-    }
-    over = dict.fromkeys(
-        ("attention-speedup", "attention-speedup-best", "end-to-end"),
-        Missing("no layer that was not fitted to has an imbalance above 1.25 at U8R1"),
-    )
-    if uneven.any():
-        baselines = [judged.seconds[f"none U{u}R{r}"][held_out] for u, r in DEGREES]
-        attention = float(np.mean([(one / paper)[uneven].mean() for one in baselines]))
-        found |= {
-            "attention-speedup": attention,
-            "attention-speedup-best": (judged.fixed["none"] / paper)[uneven].mean(),
-            "end-to-end": {
-                "half outside attention": end_to_end(attention, 0.5),
-                "0.3 outside attention": end_to_end(attention, 0.3),
-            },
-        }
-    return over | {name: Value(speed, "timed") for name, speed in found.items()}
-
-
-def _pictured(plans: dict) -> dict[str, dict]:
-    """Work and placed masks of the plans that the pictures show."""
-    return {
-        name: {part: plans[name][part] for part in ("work", "placed")}
-        for name in ("none U1R8", "db-SP U1R8", "refined U1R8")
-    }
-
-
-def _exact_values(sharded: dict) -> dict[str, Value | Missing]:
-    layers, dit = sharded["layers"], sharded["dit"]
-    values = dict.fromkeys(("dit-exact", "dit-replans"), Missing("no transformer was asked for"))
-    if dit:
-        values = {
-            "dit-exact": Value(max(row["difference"] for row in dit), "deterministic", 5e-5),
-            "dit-replans": Value(min(row["replans"] for row in dit)),
-        }
-    worst = {way: max(row[way] for row in layers) for way in ("forward", "backward")}
-    return {
-        **values,
-        "layer-exact": Value(worst, "deterministic", tolerance=5e-6),
-        "bytes-account": Value(
-            {
-                "sent as accounted": all(
-                    row["sent"] == row["accounted"] >= row["needed"] for row in layers
-                ),
-                "no all-gather": sum(row["gathers"] for row in layers) == 0,
-            }
-        ),
-    }
-
-
-def _head_values(
-    heads: list[dict], fixed: dict, drift: dict, clips: dict[str, dict], gone: str
-) -> dict[str, Value | Missing]:
-    def ratio(groups: int, method: str) -> float:
-        return float(np.mean([one["ratios"][str(groups)][method] for one in heads]))
-
-    def of_clips(method: str) -> dict[str, float]:
-        return {name: one["heads"][method] for name, one in clips.items()}
-
-    plans, ratios = np.mean(fixed["1.1"], axis=0)
-    refined = {"synthetic trace": ratio(8, "refined"), **of_clips("refined")}
-    return {
-        "trace-faithful": Value(all(one["faithful"] for one in heads)),
-        **{
-            f"heads-greedy-{groups}": Value(ratio(groups, "greedy"), "deterministic", 1e-3)
-            for groups in (2, 4)
-        },
-        "clip-heads": (
-            Value(of_clips("greedy"), "deterministic", 0.01) if clips else Missing(gone)
-        ),
-        "heads-refined": Value(refined, "deterministic", 1e-3),
-        "replans": Value(plans, "deterministic", tolerance=0.5),
-        "replans-ratio": Value(ratios, "deterministic", tolerance=2e-3),
-        "drift-better": Value(
-            min(_gain(fixed, drift, threshold) for threshold in THRESHOLDS),
-            "deterministic",
-            tolerance=2e-3,
-        ),
-    }
-
-
-def _gain(fixed: dict, drift: dict, threshold: float) -> float:
-    """How much lower the ratio is than a threshold's that makes as many plans."""
-    front = np.array(sorted(np.mean(scores, axis=0).tolist() for scores in fixed.values()))
-    plans, ratio = np.mean(drift[f"model {threshold}"]["scores"], axis=0)
-    return float(np.interp(plans, *front.T) - ratio)
-
-
-PLANS = {"home": "fitted home", "near": NEAR, "later": LATER, "moved": CONTIGUOUS}
-
-
-def _block_values(
-    by_size: dict[str, dict[str, dict]], clips: dict[str, dict]
-) -> dict[str, Value | Missing]:
-    """The bars, the greedy of the first size, and how plans stand to their lower bounds."""
-    values = {}
-    for name, bar in BARS.items():
-        found = {}
-        for n, blocks in by_size.items():
-            for degrees in bar.degrees:
-                ratios = [
-                    plans[PLANS[bar.plan]][0]
-                    for family, plans in blocks.items()
-                    if family.endswith(f" {degrees}")
-                    and (
-                        degrees == "U2R4" or bar.reordered in (None, family.startswith("svg-reord"))
-                    )
-                ]
-                if ratios:
-                    found[f"{degrees}, n = {n}"] = max(ratios)
-        if "U1R8" in bar.degrees and bar.plan != "later" and not bar.reordered:
-            found |= {
-                f"U1R8, {clip}": one["U1R8"][PLANS[bar.plan]][0] for clip, one in clips.items()
-            }
-        values[name] = (
-            Value(found, "deterministic", 0.01)
-            if found
-            else Missing("no such masks were asked for")
-        )
-    every = [plans for blocks in by_size.values() for plans in blocks.values()]
-    greedy = [plans["greedy, reward 0"][0] for plans in next(iter(by_size.values())).values()]
-    least = {
-        f"{cap:.0%}": 1
-        / max(plans[f"bound over plan, {cap:.0%} from contiguous"][1] for plans in every)
-        for cap in BOUNDED
-    }
-    return {
-        **values,
-        "blocks-greedy": Value(np.mean(greedy), "deterministic", tolerance=0.01),
-        "bound-valid": Value(least, "deterministic", tolerance=0.02),
-    }
-
-
-def _planning_values(planning: dict) -> dict[str, Value]:
-    greedy, search = planning["greedy"], planning["search"]
-    shares = {name: search[name]["seconds"] / search[name]["saved"] for name in ("short", "home")}
-    return {
-        "planning": Value(
-            1e3 * greedy["plans"], "timed", spread=tuple(1e3 * x for x in greedy["spread"])
-        ),
-        "search-share": Value(shares, "timed"),
-        "search-hidden": Value(search["hidden"]["seconds"] / LAYER_SECONDS, "timed"),
     }

@@ -5,16 +5,15 @@ import numpy as np
 from experiments.harness import Table
 from experiments.workloads.parallel_attention import Setting
 from experiments.workloads.planning_cost import HIDDEN, LAYER_SECONDS, SHORT
-from experiments.workloads.timed_layers import Layers, judge
-
-METHODS = ("none", "snake", "greedy", "refined")
+from experiments.workloads.timed_layers import DEGREES, Judged, Layers, judge
+from jaxlab.dbsp.heads import HEAD_METHODS
 
 
 def heads_table(heads: list[dict], clips: dict[str, dict]) -> Table:
     """Every way to group heads, on traces and clips."""
     return Table(
         "Mean imbalance ratio of heads",
-        ("masks", "groups", *METHODS),
+        ("masks", "groups", *HEAD_METHODS),
         (
             *(
                 (
@@ -22,38 +21,43 @@ def heads_table(heads: list[dict], clips: dict[str, dict]) -> Table:
                     int(groups),
                     *(
                         np.mean([one["ratios"][groups][method] for one in heads])
-                        for method in METHODS
+                        for method in HEAD_METHODS
                     ),
                 )
                 for groups in heads[0]["ratios"]
             ),
-            *((name, 8, *(one["heads"][x] for x in METHODS)) for name, one in clips.items()),
+            *((name, 8, *(one["heads"][x] for x in HEAD_METHODS)) for name, one in clips.items()),
         ),
     )
 
 
-def policies_table(fixed: dict, drift: dict) -> Table:
-    """Plans made and ratios kept by every policy."""
+def policies_table(replanning: dict[str, dict]) -> Table:
+    """Plans made and ratios kept by every policy, with and without moving counts on."""
+    fixed = {"": replanning["fixed"], ", counts moved on": replanning["fixed, moved on"]}
+    drift = {"": replanning["drift"], ", counts as seen": replanning["drift, as seen"]}
     return Table(
         "Plans made in 30 steps and mean imbalance ratio at 8 groups, one step of lag",
         ("policy", "threshold", "cost", "plans a layer", "ratio"),
         (
             *(
-                ("fixed, whole model", float(threshold), None, *np.mean(scores, axis=0))
-                for threshold, scores in fixed.items()
+                (f"fixed, whole model{how}", float(threshold), None, *np.mean(scores, axis=0))
+                for how, of_thresholds in fixed.items()
+                for threshold, scores in of_thresholds.items()
             ),
             *(
                 (
-                    f"drift-aware, by {name.split()[0]}",
+                    f"drift-aware, by {name.split()[0]}{how}",
                     float(name.split()[1]),
                     one["cost"],
                     *np.mean(one["scores"], axis=0),
                 )
-                for name, one in drift.items()
+                for how, of_costs in drift.items()
+                for name, one in of_costs.items()
             ),
         ),
         caption="Each drift-aware row makes at most as many plans as the threshold beside it, on "
-        "other seeds. The first step always runs unplanned.",
+        "other seeds. The first step always runs unplanned. Counts are moved on by half of their "
+        "last change before heads are planned: by the drift-aware policy unless it says as seen.",
     )
 
 
@@ -99,6 +103,23 @@ def times_table(layers: Layers, rows: list[dict]) -> Table:
             for name, seconds in judged.seconds.items()
         ),
         caption="Kernels measured, links modelled.",
+    )
+
+
+def model_table(judged: Judged, rest: float) -> Table:
+    """A layer of the small transformer, attention and the rest."""
+    names = [f"none U{ulysses}R{ring}" for ulysses, ring in DEGREES]
+    fixed = {name: judged.seconds[name][judged.held_out] for name in names}
+    chosen = {f"{kind}, degrees chosen": judged.chosen[kind] for kind in ("db-SP", "refined")}
+    return Table(
+        "A layer of the small transformer, layers not fitted to",
+        ("plan", "attention, ms", "rest, ms", "part outside attention"),
+        tuple(
+            (name, 1e3 * seconds.mean(), 1e3 * rest, rest / (rest + seconds.mean()))
+            for name, seconds in {**fixed, **chosen}.items()
+        ),
+        caption="Rest: projections, norms and feed-forward of an eighth of the tokens, timed on "
+        "one device. Attention: kernels measured, links modelled.",
     )
 
 

@@ -19,7 +19,15 @@ from jaxtyping import Array, Float
 
 from experiments.workloads.video_attention import rotate, rotation_angles
 from jaxlab.blocksparse import BlockMask, block_sparse_attention
-from jaxlab.dbsp import DevicePlan, from_home, sharded_attention, to_home
+from jaxlab.dbsp import (
+    DevicePlan,
+    ReplanPolicy,
+    device_plan,
+    from_home,
+    sharded_attention,
+    to_home,
+)
+from jaxlab.measure import time_ratio
 
 TIME_FEATURES = 32
 
@@ -176,6 +184,31 @@ def velocity(
     return model.apply(parameters, latents, time, text, attend, arrange, restore)
 
 
+def planned_steps(
+    policy: ReplanPolicy, masks: Sequence[tuple[BlockMask, ...]]
+) -> tuple[list[tuple[tuple[BlockMask, ...], tuple[DevicePlan, ...]]], int]:
+    """Plans every step: it runs on what the policy made of the step before.
+
+    Args:
+      policy: decides, for all layers of the model.
+      masks: of every layer, step by step.
+
+    Returns:
+      Steps for ``denoise``, with room on the wire for any plan, so that none recompiles; and the
+      number of plans adopted in all layers.
+    """
+    first = policy.initial
+    room = (first.q_home.size // first.ring, first.kv_home.size // first.ring)
+    state, adopted, steps = policy.init(), 0, []
+    for of_step in masks:
+        plans = tuple(device_plan(one, capacities=room) for one in state.plans)
+        steps.append((of_step, plans))
+        seen = np.stack([np.asarray(mask.blocks) for mask in of_step])
+        state, _, replanned = policy.update(state, seen)
+        adopted += int(np.sum(replanned))
+    return steps, adopted
+
+
 def denoise(
     model: Dit,
     parameters: dict,
@@ -204,3 +237,24 @@ def denoise(
         drift = velocity(model, parameters, sample, time, text, masks, plans, mesh)
         sample = sample - drift / len(steps)
     return sample
+
+
+def rest_seconds(*, tokens: int, heads: int, dim: int, rounds: int = 9) -> float:
+    """Times a layer of the transformer without its attention.
+
+    Args:
+      tokens: of one device.
+      heads: of the layer.
+      dim: head size.
+      rounds: of which the median counts.
+
+    Returns:
+      Seconds of everything but attention, timed alone.
+    """
+    layer = Layer(heads)
+    x = jax.random.normal(jax.random.key(0), (1, tokens, heads * dim))
+    given = x, x[:, 0], jnp.zeros((tokens, dim // 2))
+    parameters = jax.jit(lambda key: layer.init(key, *given, lambda q, k, v: v))(jax.random.key(1))
+    # queries and keys are made and turned, as attention wants them, and enter as a sum
+    run = jax.jit(lambda parameters: layer.apply(parameters, *given, lambda q, k, v: q + k + v))
+    return float(time_ratio(*[lambda: run(parameters)] * 2, rounds=rounds).median[0])

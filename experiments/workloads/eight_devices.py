@@ -18,7 +18,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from experiments.workloads.dit import Dit, denoise
+from experiments.workloads.dit import Dit, denoise, planned_steps
 from jaxlab.blocksparse import BlockMask, gaussian_field_mask
 from jaxlab.dbsp import (
     Plan,
@@ -181,14 +181,7 @@ def transformer(sharded: Sharded, ulysses: int, ring: int) -> dict[str, object]:
         scope="layer",
         planner=lambda blocks: plan(blocks, **degrees, evaluations=20_000),
     )
-    state, plans, replans, chosen = policy.init(), (unplanned,) * model.layers, 0, []
-    for of_step in masks:
-        slots = unplanned.q_home.size // ring
-        lowered = tuple(device_plan(one, capacities=(slots, slots)) for one in plans)
-        chosen.append((of_step, lowered))
-        seen = np.stack([np.asarray(mask.blocks) for mask in of_step])
-        state, plans, again = policy.update(state, seen)
-        replans += int(again.sum())
+    chosen, replans = planned_steps(policy, masks)
     alone = np.asarray(denoise(model, parameters, noise, text, [(one, ()) for one in masks]))
     stale = [*masks[:-1], masks[-2]]
     other = np.asarray(denoise(model, parameters, noise, text, [(one, ()) for one in stale]))

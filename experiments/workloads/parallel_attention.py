@@ -11,16 +11,20 @@ paper's size.
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float64
+from scipy.ndimage import median_filter
 
 from jaxlab.blocksparse import BlockMask, block_sparse_attention
 from jaxlab.dbsp import CostModel, Links, Plan
-from jaxlab.measure import time_ratio
+
+AROUND = 5
+"""Samples of the reference, of which the median tells how fast the machine is just then."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,11 +35,11 @@ class Kernels:
       block: tokens of a query block and of a key block.
       dim: head size.
       dtype: of queries, keys and values.
-      rounds: samples of every kernel, of which the fastest counts: what varies is the machine.
+      rounds: samples of every kernel, of which the median counts.
     """
 
     block: int = 64
-    dim: int = 32
+    dim: int = 16
     dtype: str = "float32"
     rounds: int = 3
 
@@ -93,7 +97,7 @@ class Setting:
         """All links alike."""
         return Links(self.bandwidth, self.latency, self.bandwidth, self.latency)
 
-    def model(self, block: int) -> CostModel:
+    def model(self, block: float) -> CostModel:
         """Predicts the time of a layer of this size in blocks of so many tokens."""
         seconds = 4 * block**2 * self.dim / self.rate
         return CostModel(seconds, 0.0, self.links, self.tensor_bytes)
@@ -120,7 +124,8 @@ def step_seconds(
 ) -> dict[str, Float64[np.ndarray, "ulysses steps ranks"]]:
     """Times every rank's kernel of every ring step, alone.
 
-    The kernels of all plans take turns, so that a drift of the machine favors none.
+    The kernels of all plans take turns, so that a drift of the machine favors none; see
+    ``time_alone``.
 
     Args:
       kernels: how.
@@ -149,7 +154,8 @@ def step_seconds(
             tile = jnp.asarray(blocks[np.ix_(heads, rows, columns)])
             mask = BlockMask(tile, kernels.block, kernels.block, *tokens)
             functions.append(functools.partial(attend, *inputs, mask))
-    seconds = time_alone(kernels, functions)
+        jax.block_until_ready(functions[-1]())  # compiles what all kernels of the plan run
+    seconds = time_alone(functions, _reference(kernels, attend), rounds=kernels.rounds)
     found = {}
     for name, plan in plans.items():
         count = plan.ulysses * plan.ring**2
@@ -158,9 +164,55 @@ def step_seconds(
     return found
 
 
-def time_alone(kernels: Kernels, functions: list) -> Float64[np.ndarray, " functions"]:
-    """Least seconds of each of two functions or more, timed in turns."""
-    return time_ratio(*functions, rounds=kernels.rounds, min_seconds=0.0, warmup=1).seconds.min(0)
+def time_alone(
+    functions: Sequence[Callable[[], object]],
+    reference: Callable[[], object],
+    *,
+    rounds: int,
+    clock: Callable[[], float] = time.perf_counter,
+) -> Float64[np.ndarray, " functions"]:
+    """Times functions one by one, as the machine runs at its best.
+
+    A shared machine runs at half its speed for seconds at a time. So a reference runs before and
+    after every sample; the sample over the reference's time around it tells how long the function
+    takes in references, and the reference's least time turns that into seconds.
+
+    Args:
+      functions: what to time.
+      reference: short, of the same kind; it slows down as they do.
+      rounds: samples of each, of which the median counts; every round has an order of its own.
+      clock: what tells the time, in seconds.
+
+    Returns:
+      Seconds of each function.
+    """
+
+    def once(function: Callable[[], object]) -> float:
+        began = clock()
+        jax.block_until_ready(function())
+        return clock() - began
+
+    rng, least = np.random.default_rng(0), np.inf
+    ratios = np.empty((rounds, len(functions)))
+    for number in range(rounds):
+        order = rng.permutation(len(functions))
+        beside, taken = [once(reference)], []
+        for which in order:
+            taken.append(once(functions[which]))
+            beside.append(once(reference))
+        around = median_filter(np.array(beside), AROUND)
+        ratios[number, order] = 2 * np.array(taken) / (around[1:] + around[:-1])
+        least = min(least, *beside)
+    return np.median(ratios, axis=0) * least
+
+
+def _reference(kernels: Kernels, attend: Callable[..., jax.Array]) -> Callable[[], jax.Array]:
+    """A few full blocks, the same beside every layer; compiled."""
+    shape, length = (4, 8, 8), 8 * kernels.block
+    mask = BlockMask(jnp.ones(shape, bool), kernels.block, kernels.block, length, length)
+    reference = functools.partial(attend, *_inputs(kernels, shape, 1, 1), mask)
+    jax.block_until_ready(reference())
+    return reference
 
 
 @functools.lru_cache(maxsize=8)

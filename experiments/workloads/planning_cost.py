@@ -7,6 +7,7 @@ import jax
 import numpy as np
 from jaxtyping import Bool
 
+from experiments.workloads.parallel_attention import Setting, overhead
 from experiments.workloads.timed_layers import DEGREES
 from jaxlab.dbsp import (
     CostModel,
@@ -117,6 +118,21 @@ def search_cost(
         "long": dict(searched(evaluations)),
         "home": {"seconds": seconds, "ratio": ratio, "saved": saved},
     }
+
+
+def balancing_costs(setting: Setting, greedy: dict, served: float) -> dict[str, float]:
+    """What greedy plans cost, as parts of the attention they serve; judging them stands beside."""
+    attention = setting.attention_seconds * greedy["ratio"]
+    costs = overhead(
+        setting,
+        planning_seconds=greedy["plans"],
+        interval=served,
+        prediction_seconds=greedy["prediction"],
+        moved=tuple(greedy["moved"]),
+        attention_seconds=attention,
+    )
+    beside = {name: greedy[name] / attention for name in ("judging", "copy")}
+    return {**costs, **{f"{name}, on the host meanwhile": x for name, x in beside.items()}}
 
 
 def _median(call: Callable[[], object], rounds: int = 7) -> float:

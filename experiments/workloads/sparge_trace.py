@@ -18,7 +18,7 @@ from jaxtyping import Float64, Int64
 from scipy.stats import rankdata
 
 from jaxlab.dbsp import head_groups
-from jaxlab.dbsp.heads import HeadMethod
+from jaxlab.dbsp.heads import HEAD_METHODS, HeadMethod
 
 STEPS, LAYERS, HEADS, BLOCKS = 30, 40, 40, 256 * 512
 
@@ -208,6 +208,29 @@ def check(trace: Int64[np.ndarray, "steps layers heads"]) -> tuple[Finding, ...]
     """
     means = {name: float(ratios.mean()) for name, ratios in balance(trace).items()}
     return _compare(means, BALANCE)
+
+
+def head_balance(seed: int, layers: int) -> dict[str, object]:
+    """Mean ratios of every way to group heads, and whether the trace is a faithful one.
+
+    Args:
+      seed: of the trace.
+      layers: how many of its layers take part in the ratios.
+
+    Returns:
+      ``faithful``, and by number of groups and method the ``ratios``.
+    """
+    trace = sparge_trace(seed)
+    return {
+        "faithful": all(one.holds for one in (*statistics(trace), *check(trace))),
+        "ratios": {
+            str(groups): {
+                method: ratio.mean()
+                for method, ratio in balance(trace[:, :layers], groups, HEAD_METHODS).items()
+            }
+            for groups in (2, 4, 8)
+        },
+    }
 
 
 def _ratio(

@@ -37,9 +37,9 @@ class Layers:
     """
 
     families: tuple[str, ...] = ("gen", "svg-orig", "radial-var")
-    seeds: int = 2
+    seeds: int = 4
     n: int = 64
-    heads: int = 16
+    heads: int = 24
     kernels: Kernels = dataclasses.field(default_factory=Kernels)
     fitted: int = 4
     evaluations: int = 500_000
@@ -50,14 +50,29 @@ class Layers:
         if self.heads % 8 or self.n % 8:
             raise ValueError(f"heads={self.heads} and n={self.n} must divide over 8 devices.")
 
+    @property
+    def share(self) -> dict[str, int]:
+        """What one of eight devices computes outside attention: its tokens, of all heads."""
+        return {
+            "tokens": self.n * self.kernels.block // 8,
+            "heads": self.heads,
+            "dim": self.kernels.dim,
+        }
 
-def plans_of(blocks: np.ndarray, others: list[np.ndarray], evaluations: int) -> Mapping[str, Plan]:
+
+def plans_of(
+    blocks: np.ndarray, others: list[np.ndarray], evaluations: int, model: CostModel
+) -> Mapping[str, Plan]:
     """Every plan by name: ``kind UxRy``.
+
+    Refined plans move at most 5 % of the blocks from the fitted home, or none where the model says
+    that moving takes longer than it saves.
 
     Args:
       blocks: bool ``[heads, n, n]``.
       others: masks of other layers at an earlier step, to fit homes to.
       evaluations: of the refined plans.
+      model: of a layer of the size that is stood for.
     """
     plans = {}
     home = fit_home(others, ring=8)  # one order of tokens for all layers, whatever their degrees
@@ -69,8 +84,12 @@ def plans_of(blocks: np.ndarray, others: list[np.ndarray], evaluations: int) -> 
         plans[f"striped {name}"] = plan(
             blocks, **degrees, heads="greedy", blocks="none", home="striped"
         )
-        plans[f"refined {name}"] = plan(
-            blocks, **degrees, home=home, q_cap=0.05, kv_cap=0.05, evaluations=evaluations
+        refined = (
+            plan(blocks, **degrees, home=home, blocks="none"),
+            plan(blocks, **degrees, home=home, q_cap=0.05, kv_cap=0.05, evaluations=evaluations),
+        )
+        plans[f"refined {name}"] = min(
+            refined, key=lambda one: model.predict(work_table(blocks, one), one)
         )
     plans["snake U8R1"] = plan(blocks, ulysses=8, ring=1, heads="snake", blocks="none")
     return plans
@@ -89,7 +108,9 @@ def timed_layer(layers: Layers, family: str, seed: int) -> dict[str, object]:
     others = [
         family_mask(family, layer=1 + layer, step=0, **draw) for layer in range(layers.fitted)
     ]
-    plans = plans_of(blocks, others, layers.evaluations)
+    setting = Setting()
+    model = setting.model(block=setting.tokens / layers.n)
+    plans = plans_of(blocks, others, layers.evaluations, model)
     seconds = step_seconds(layers.kernels, blocks, plans)
     rows = {}
     for name, one in plans.items():
@@ -102,6 +123,14 @@ def timed_layer(layers: Layers, family: str, seed: int) -> dict[str, object]:
             "placed": _placed(blocks, one) if one.ulysses == 1 else [],
         }
     return {"family": family, "seed": seed, "density": blocks.mean(), "plans": rows}
+
+
+def pictured(plans: dict) -> dict[str, dict]:
+    """Work and placed masks of the plans that the pictures show."""
+    return {
+        name: {part: plans[name][part] for part in ("work", "placed")}
+        for name in ("none U1R8", "db-SP U1R8", "refined U1R8")
+    }
 
 
 def _placed(blocks: np.ndarray, one: Plan, size: int = 64) -> np.ndarray:

@@ -114,7 +114,7 @@ class CostModel:
       seconds_per_block: of one active block of one head.
       seconds_per_launch: of a kernel without any.
       links: what connects the devices.
-      tensor_bytes: bytes of the layer's queries on all devices.
+      tensor_bytes: bytes of the layer's queries on all devices; 1 where that tensor is the unit.
       error: root mean square of the relative errors on the points it was fitted to; None if it was
         not fitted.
 
@@ -139,7 +139,7 @@ class CostModel:
         cls,
         points: Iterable[tuple[Int64[np.ndarray, "ulysses ring ring"], Plan | None, float]],
         *,
-        tensor_bytes: float | int,
+        tensor_bytes: float | int | None = None,
         links: Links | None = None,
     ) -> "CostModel":
         """Finds the constants that explain measured times best.
@@ -149,7 +149,8 @@ class CostModel:
 
         Args:
           points: work table, plan (None if nothing leaves home) and measured seconds of each.
-          tensor_bytes: bytes of the layer's queries on all devices.
+          tensor_bytes: bytes of the layer's queries on all devices. Left out, that tensor is the
+            unit: the model predicts layers of this size, its bandwidths are in tensors a second.
           links: what connects the devices, if known; None fits it too. That needs points with
             several groups and several ring shards; and more than one device count, or only the sum
             of a hop's latency and transfer is found, which predicts the same count as well.
@@ -158,7 +159,8 @@ class CostModel:
           The model, with its error.
 
         Raises:
-          ValueError: too few points, or none that could tell a constant; a time not positive.
+          ValueError: too few points, or none that could tell a constant; a time not positive;
+            links in bytes a second without ``tensor_bytes``.
 
         Example:
           >>> links = Links(1e9, 1e-5, 1e9, 1e-5)
@@ -171,6 +173,9 @@ class CostModel:
         """
         from scipy.optimize import nnls
 
+        if tensor_bytes is None and links is not None:
+            raise ValueError("CostModel.fit: links are in bytes a second; pass tensor_bytes too.")
+        tensor_bytes = 1.0 if tensor_bytes is None else tensor_bytes
         points = list(points)
         fitted = slice(0, 6 if links is None else 2)
         if len(points) < fitted.stop:

@@ -223,10 +223,10 @@ def _exchange(
     shard = np.repeat(np.arange(ring), home.size // ring)
     source = np.empty_like(shard)
     source[home] = shard
-    counts = np.zeros((order.shape[0], ring, ring), np.int64)
-    for group, row in enumerate(order):
-        np.add.at(counts[group], (source[row], shard), 1)
-    return counts
+    group = np.arange(order.shape[0])[:, None]
+    pairs = (group * ring + source[order]) * ring + shard
+    counts = np.bincount(pairs.reshape(-1), minlength=order.shape[0] * ring**2)
+    return counts.reshape(order.shape[0], ring, ring)
 
 
 def _moved(exchange: Int64[np.ndarray, "ulysses ring ring"]) -> float:

@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import pathlib
-import tempfile
+import secrets
 from typing import Any
 
 _FORMAT = "jaxlab.dbsp.plan"
@@ -22,13 +22,14 @@ def write_record(path: str | os.PathLike[str], record: dict[str, Any]) -> None:
         "sha256": hashlib.sha256(content.encode()).hexdigest(),
         "plan": record,
     }
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
+        # "x": a new file, which unlike those of tempfile whoever the umask lets may read
+        with open(temporary, "x", encoding="utf-8") as file:
             file.write(_canonical(document))
         os.replace(temporary, path)
     except BaseException:
-        pathlib.Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
 
 

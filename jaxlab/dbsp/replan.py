@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import typing
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Literal
 
 import numpy as np
@@ -58,6 +58,9 @@ class ReplanPolicy:
       layers: number of layers, the leading axis of what ``update`` is given; None for one layer
         without that axis, whose plan and flag are then returned bare.
       threshold: P_s, the ratio above which to plan again.
+      forecast: part of their last change that counts are moved on by before heads are balanced,
+        because the plan is for steps to come; masks are taken as they are. 0, the published rule,
+        plans for what was seen.
       scope: ``model`` compares the mean ratio of all layers and plans them together; ``layer``
         decides for every layer by itself.
       planner: makes the plan of one layer from its mask; None is ``plan``, from the initial home.
@@ -81,6 +84,7 @@ class ReplanPolicy:
     initial: Plan
     layers: int | None = None
     threshold: float = 1.1
+    forecast: float = 0.0
     scope: Literal["model", "layer"] = "model"
     planner: LayerPlanner | None = None
     head_planner: HeadPlanner = head_groups
@@ -117,7 +121,7 @@ class ReplanPolicy:
           ValueError: ``seen`` is of another kind or shape.
         """
         masks = _layered(self, seen)
-        ratio = np.array([_ratio(*pair) for pair in zip(masks, state.plans, strict=True)])
+        ratio = _ratios(masks, state.plans)
         return _advance(self, state, masks, ratio, _pooled(self, ratio) > self.threshold)
 
 
@@ -133,16 +137,13 @@ class DriftPolicy:
     few steps are left to earn it back. A fixed threshold plans too often while masks change fast
     and too rarely while they change slowly.
 
-    Counts of heads are also moved on by a part of their last change before they are balanced,
-    because the plan is for steps to come.
-
     Attributes:
       initial: as in ``ReplanPolicy``.
       layers: as in ``ReplanPolicy``.
       cost: of one plan, in steps of perfectly balanced attention; or any other price that makes as
         many plans as one can afford.
       steps: how many steps the run has; None if that is not known.
-      forecast: part of the last change that counts are moved on by; masks are taken as they are.
+      forecast: as in ``ReplanPolicy``.
       scope: as in ``ReplanPolicy``.
       planner: as in ``ReplanPolicy``.
       head_planner: as in ``ReplanPolicy``.
@@ -166,11 +167,8 @@ class DriftPolicy:
 
     def __post_init__(self) -> None:
         _check(self)
-        for name in ("cost", "forecast"):
-            if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
-                raise ValueError(
-                    f"DriftPolicy: {name}={getattr(self, name)} must be finite and not negative."
-                )
+        if not (math.isfinite(self.cost) and self.cost >= 0):
+            raise ValueError(f"DriftPolicy: cost={self.cost} must be finite and not negative.")
         if self.steps is not None and self.steps < 1:
             raise ValueError(f"DriftPolicy: steps={self.steps} must be positive, or None.")
 
@@ -191,18 +189,13 @@ class DriftPolicy:
           The next state, the plan of this step, and whether it is new, as ``ReplanPolicy.update``.
         """
         masks = _layered(self, seen)
-        ratio = np.array([_ratio(*pair) for pair in zip(masks, state.plans, strict=True)])
+        ratio = _ratios(masks, state.plans)
         excess = np.maximum(ratio - state.fresh, 0)
         paid = state.paid + excess
         due = _pooled(self, paid + excess) > self.cost
         if self.steps is not None:
             due &= _pooled(self, excess) * (self.steps - state.steps - 1) > self.cost
-        ahead = masks
-        if masks[0].ndim == 1 and state.counts is not None:
-            change = (self.forecast * (np.stack(masks) - state.counts)).astype(np.int64)
-            ahead = list(np.maximum(np.stack(masks) + change, 0))
-        state = dataclasses.replace(state, paid=paid)
-        return _advance(self, state, masks, ratio, due, ahead)
+        return _advance(self, dataclasses.replace(state, paid=paid), masks, ratio, due)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -256,7 +249,7 @@ def replay(
             state, _, flags = policy.update(state, seen)
             planned = np.atleast_1d(flags)
         in_use = before if lag else state.plans
-        ratios.append([_ratio(*pair) for pair in zip(masks, in_use, strict=True)])
+        ratios.append(_ratios(masks, in_use))
         replanned.append(planned)
     return Replay(np.array(ratios), np.array(replanned), float(state.planned.mean()))
 
@@ -265,6 +258,8 @@ def _check(policy: ReplanPolicy | DriftPolicy) -> None:
     name = type(policy).__name__
     if policy.layers is not None and policy.layers < 1:
         raise ValueError(f"{name}: layers={policy.layers} must be positive, or None for one layer.")
+    if not (math.isfinite(policy.forecast) and policy.forecast >= 0):
+        raise ValueError(f"{name}: forecast={policy.forecast} must be finite and not negative.")
     if policy.scope not in ("model", "layer"):
         raise ValueError(f"{name}: scope={policy.scope!r} must be 'model' or 'layer'.")
     if policy.sharing < 1 or policy.initial.head_perm.size % policy.sharing:
@@ -304,12 +299,28 @@ def _layered(policy: ReplanPolicy | DriftPolicy, seen: BlockMask | np.ndarray) -
     )
 
 
+def _ratios(masks: Sequence[np.ndarray], plans: Sequence[Plan]) -> np.ndarray:
+    """rho_s of every layer's mask; of counts what is known of it, the balance between groups."""
+    layers = zip(masks, plans, strict=True)
+    if masks[0].ndim > 1:
+        return np.array([imbalance_ratio(work_table(mask, plan)) for mask, plan in layers])
+    placed = np.stack([counts[plan.head_perm] for counts, plan in layers])
+    load = placed.reshape(len(plans), plans[0].ulysses, -1).sum(2)
+    return np.where(load.any(1), load.max(1) / np.maximum(load.mean(1), 1e-300), 1.0)
+
+
 def _ratio(mask: np.ndarray, plan: Plan) -> float:
-    """rho_s of a mask; of counts what is known of it, the balance between the groups."""
-    if mask.ndim > 1:
-        return float(imbalance_ratio(work_table(mask, plan)))
-    load = mask[plan.head_perm].reshape(plan.ulysses, -1).sum(1)
-    return float(imbalance_ratio(load[:, None, None]))
+    return float(_ratios([mask], [plan])[0])
+
+
+def _ahead(
+    policy: ReplanPolicy | DriftPolicy, state: ReplanState, masks: list[np.ndarray]
+) -> list[np.ndarray]:
+    """What to plan for: masks as they are, counts moved on by a part of their last change."""
+    if not policy.forecast or masks[0].ndim > 1 or state.counts is None:
+        return masks
+    change = (policy.forecast * (np.stack(masks) - state.counts)).astype(np.int64)
+    return list(np.maximum(np.stack(masks) + change, 0))
 
 
 def _pooled(policy: ReplanPolicy | DriftPolicy, values: np.ndarray) -> np.ndarray:
@@ -337,16 +348,16 @@ def _advance(
     masks: list[np.ndarray],
     ratio: np.ndarray,
     due: np.ndarray,
-    ahead: list[np.ndarray] | None = None,
 ) -> tuple[ReplanState, Plan | tuple[Plan, ...], bool | np.ndarray]:
-    """Plans the layers that are due, for the masks ahead, and keeps what is no worse."""
+    """Plans the layers that are due, for what lies ahead, and keeps what is no worse."""
     plans, fresh, paid = list(state.plans), state.fresh.copy(), state.paid.copy()
+    ahead = _ahead(policy, state, masks)
     replanned = np.zeros(len(plans), bool)
     for layer in np.flatnonzero(due):
-        target = masks[layer] if ahead is None else ahead[layer]
+        target = ahead[layer]
         candidate = _plan(policy, target, plans[layer])
         reached = _ratio(target, candidate)
-        if reached < (ratio[layer] if ahead is None else _ratio(target, plans[layer])):
+        if reached < (ratio[layer] if ahead is masks else _ratio(target, plans[layer])):
             plans[layer], fresh[layer], replanned[layer] = candidate, reached, True
         else:
             fresh[layer] = max(fresh[layer], ratio[layer])

@@ -140,9 +140,18 @@ def test_points_of_one_device_count_tell_the_hop_but_not_its_parts():
     assert found.predict(points[0][0], points[0][1]) == pytest.approx(points[0][2])
 
 
+def test_points_alone_predict_layers_of_their_size():
+    true = CostModel(2e-6, 4e-5, Links(3e9, 2e-5, 5e9, 1e-5), tensor_bytes=4e7)
+    points = list(measured(true, np.random.default_rng(4)))
+    found = CostModel.fit(points[:-6])
+    for work, plan, seconds in points[-6:]:
+        assert found.predict(work, plan) == pytest.approx(seconds)
+    assert found.links.all_to_all_bandwidth == pytest.approx(3e9 / 4e7, rel=1e-3)
+
+
 def test_noise_is_reported_as_error():
     true = CostModel(2e-6, 1e-3, Links(3e9, 2e-5, 5e9, 1e-5), tensor_bytes=4e7)
-    points = list(measured(true, np.random.default_rng(1), count=200, noise=0.05))
+    points = list(measured(true, np.random.default_rng(1), count=60, noise=0.05))
     found = CostModel.fit(points, tensor_bytes=4e7)
     assert found.error == pytest.approx(0.05, rel=0.2)
     assert found.seconds_per_block == pytest.approx(2e-6, rel=0.05)
@@ -200,6 +209,7 @@ def test_selection_counts_what_leaves_home():
             "finite",
         ),
         (lambda: CostModel.fit([], tensor_bytes=1.0, links=FREE), "0 points"),
+        (lambda: CostModel.fit([], links=FREE), "pass tensor_bytes too"),
         (
             lambda: CostModel.fit(
                 [(np.ones((1, 1, 1), int), None, -1.0)] * 3, tensor_bytes=1.0, links=FREE

@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import os
+import stat
 
 import numpy as np
 import pytest
@@ -32,6 +34,16 @@ def test_a_plan_comes_back(placed, tmp_path):
     assert loaded == placed
     assert loaded.q_moved == placed.q_moved
     assert [file.name for file in tmp_path.iterdir()] == ["plan.json"]
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o077, 0o600)])
+def test_others_may_read_a_plan_as_the_umask_says(placed, tmp_path, umask, mode):
+    before = os.umask(umask)
+    try:
+        placed.save(tmp_path / "plan.json")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "plan.json").stat().st_mode) == mode
 
 
 @pytest.mark.parametrize(

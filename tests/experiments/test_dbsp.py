@@ -7,7 +7,7 @@ import pytest
 
 from experiments import dbsp
 from experiments.harness import Missing
-from experiments.workloads import timed_layers
+from experiments.workloads import dbsp_values, planning_cost, replanning, timed_layers
 from experiments.workloads.block_balance import (
     BOUNDED,
     CONTIGUOUS,
@@ -49,7 +49,7 @@ def test_speedups_are_of_held_out_uneven_layers():
             "refined": [1.0, 2.0, 0.5],
         }
     )
-    found = {name: one.value for name, one in dbsp.speedups(layers, times).items()}
+    found = {name: one.value for name, one in dbsp_values.speedups(layers, times, rest=1.0).items()}
     assert found["attention-speedup"] == pytest.approx(1.5)
     assert found["attention-speedup-best"] == pytest.approx(1.65)
     assert found["attention-speedup-refined"] == pytest.approx(2)
@@ -57,11 +57,13 @@ def test_speedups_are_of_held_out_uneven_layers():
     assert list(found["end-to-end"].values()) == pytest.approx(
         [1 / (0.5 + 0.5 / 1.5), 1 / (0.3 + 0.7 / 1.5)]
     )
+    # (6 + 1) / (4 + 1), the other held-out layer is too even
+    assert found["end-to-end-dit"] == pytest.approx(1.4)
     assert found["degrees-regret"] == pytest.approx(0.01)
     assert found["degrees-gain"] == pytest.approx(0.1)
     for layer in layers:
         layer["plans"]["none U8R1"]["ratio"] = 1.1
-    even = dbsp.speedups(layers, times)
+    even = dbsp_values.speedups(layers, times, rest=1.0)
     assert isinstance(even["attention-speedup"], Missing)
     assert even["degrees-gain"].value == pytest.approx(0.1)
 
@@ -69,8 +71,8 @@ def test_speedups_are_of_held_out_uneven_layers():
 def test_costs_count_what_moves_and_how_long_a_plan_serves():
     setting = Setting()
     greedy = {"plans": 6e-3, "prediction": 1e-3, "judging": 5e-3, "copy": 2e-3, "ratio": 1.2}
-    moved = dbsp.balancing_costs(setting, {**greedy, "moved": [0.4, 0.3]}, 6.0)
-    at_home = dbsp.balancing_costs(setting, {**greedy, "moved": [0.0, 0.0]}, 6.0)
+    moved = planning_cost.balancing_costs(setting, {**greedy, "moved": [0.4, 0.3]}, 6.0)
+    at_home = planning_cost.balancing_costs(setting, {**greedy, "moved": [0.0, 0.0]}, 6.0)
     attention = 1.2 * setting.attention_seconds
     assert moved["planning"] == pytest.approx(1e-3 / attention)
     assert moved["judging, on the host meanwhile"] == pytest.approx(5e-3 / attention)
@@ -84,7 +86,7 @@ def test_policies_are_compared_at_as_many_plans():
     fixed = {"1.1": [[5.0, 1.08], [5.0, 1.1]], "1.2": [[3.0, 1.13], [3.0, 1.13]]}
     for plans, gain in ((5.0, 0.01), (4.0, 0.03), (3.0, 0.05)):
         drift = {"model 1.1": {"scores": [[plans, 1.07], [plans, 1.09]]}}
-        assert dbsp._gain(fixed, drift, 1.1) == pytest.approx(gain)
+        assert replanning.gain(fixed, drift, 1.1) == pytest.approx(gain)
 
 
 def rows_of_plans(**ratios):
@@ -105,7 +107,7 @@ def test_bars_take_the_worst_family_of_their_degrees():
         "gen U1R8": rows_of_plans(home=2.1, near=2.2, later=2.3, moved=2.4),
         "svg-reord U1R8": rows_of_plans(home=3.1, near=3.2, later=3.3, moved=3.4),
     }
-    found = dbsp._block_values({"64": blocks}, {})
+    found = dbsp_values.block_values({"64": blocks}, {})
     small, large = "U2R4, n = 64", "U1R8, n = 64"
     expected = {
         "home-r4": {small: 1.2}, "home-r8": {large: 2.1}, "home-r8-svg": {large: 3.1},
@@ -118,12 +120,12 @@ def test_bars_take_the_worst_family_of_their_degrees():
     assert found["bound-valid"].value == pytest.approx(least)
     clip = {"U1R8": rows_of_plans(home=7.0, near=8.0, later=9.0, moved=10.0)}
     other = {"gen U2R4": rows_of_plans(home=5.0, near=5.0, later=5.0, moved=5.0)}
-    found = dbsp._block_values({"64": blocks, "256": other}, {"film": clip})
+    found = dbsp_values.block_values({"64": blocks, "256": other}, {"film": clip})
     assert found["home-r4"].value == {small: 1.2, "U2R4, n = 256": 5.0}
     assert found["near-home"].value["U1R8, film"] == 8.0
     assert found["home-r8-svg"].value == {large: 3.1}
     assert found["later"].value.keys() == {small, large, "U2R4, n = 256"}
-    assert isinstance(dbsp._block_values({"256": other}, {})["home-r8"], Missing)
+    assert isinstance(dbsp_values.block_values({"256": other}, {})["home-r8"], Missing)
 
 
 def test_plans_of_some_layers_only_are_averaged_over_those():
@@ -151,8 +153,9 @@ def rows_of(layers, seconds_per_block):
 
 def test_exact_kernels_are_judged_without_regret():
     layers = Layers(
-        families=("gen",), n=64, heads=8, kernels=Kernels(dim=8), fitted=1, evaluations=2000
-    )
+        families=("gen",), seeds=2, n=64, heads=8, kernels=Kernels(dim=8), fitted=1,
+        evaluations=2000,
+    )  # fmt: skip
     rows = rows_of(layers, 1e-6)
     assert r_squared(rows) == pytest.approx(1)
     found = judge(layers, rows, Setting())

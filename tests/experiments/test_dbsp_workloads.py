@@ -118,7 +118,7 @@ def test_what_a_search_saves(monkeypatch):
 def test_the_cost_of_drift_is_chosen_on_the_tuning_seeds_alone(monkeypatch):
     """A run of seed s makes s / cost plans: the least cost that affords a budget tells the seed."""
     monkeypatch.setattr(replanning, "sparge_trace", lambda seed: np.full((1, 1), seed))
-    monkeypatch.setattr(replanning, "_drift", lambda cost, scope, layers: cost)
+    monkeypatch.setattr(replanning, "_drift", lambda cost, *_: cost)
     monkeypatch.setattr(
         replanning,
         "_score",

@@ -11,6 +11,7 @@ from experiments.workloads.parallel_attention import (
     end_to_end,
     overhead,
     step_seconds,
+    time_alone,
 )
 from jaxlab.dbsp import Plan, layer_time, work_table
 from tests.oracles import balance
@@ -24,7 +25,7 @@ def test_every_rank_is_timed_on_its_own_tile(monkeypatch, ulysses, ring):
     plan = Plan(ulysses, ring, rng.permutation(3), *orders)
     work = balance.work_by_block(blocks, plan)
 
-    def count(kernels, functions):
+    def count(functions, reference, *, rounds):
         masks = [function.args[3] for function in functions]
         for function, mask in list(zip(functions, masks, strict=True))[1:]:
             q, k, v = function.args[:3]
@@ -34,6 +35,7 @@ def test_every_rank_is_timed_on_its_own_tile(monkeypatch, ulysses, ring):
         return np.array([float(jnp.sum(mask.blocks)) for mask in masks])
 
     monkeypatch.setattr(parallel_attention, "time_alone", count)
+    monkeypatch.setattr(parallel_attention, "block_sparse_attention", lambda q, k, v, mask: q)
     whole = Plan.contiguous(heads=3, q_blocks=12, kv_blocks=18, ulysses=1, ring=1)
     found = step_seconds(Kernels(block=4, dim=8), blocks, {"whole": whole, "ours": plan})
     assert found["whole"].tolist() == [[[blocks.sum()]]]
@@ -49,6 +51,23 @@ def test_times_grow_with_the_blocks():
     seconds = step_seconds(Kernels(block=32, dim=32, rounds=5), blocks, {"": plan})[""]
     assert work_table(blocks, plan).reshape(-1).tolist() == [32, 256]
     assert 1.5 * seconds[0, 0, 0] < seconds[1, 0, 0]
+
+
+def test_a_machine_that_slows_down_for_seconds_does_not_show():
+    """Its speed is halved for 3 of every 7 seconds, and a sample now and then is disturbed."""
+    now, disturbed = [0.0], np.random.default_rng(1)
+
+    def work(seconds):
+        def run():
+            slow = 2 if now[0] % 7 < 3 else 1
+            now[0] += seconds * slow * (3 if disturbed.random() < 0.05 else 1)
+
+        return run
+
+    true = np.linspace(0.01, 0.05, 40)
+    functions, reference = [work(seconds) for seconds in true], work(0.003)
+    options = {"rounds": 5, "clock": lambda: now[0]}
+    np.testing.assert_allclose(time_alone(functions, reference, **options), true, rtol=1e-6)
 
 
 def test_a_padded_plan_is_refused():
