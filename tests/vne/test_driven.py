@@ -28,17 +28,18 @@ from tests.vne.cases import hermitian, mixed, projector
 TIMES = np.array([0.4, 1.5])
 
 
-def drive(time):
-    rng = np.random.default_rng(0)
-    still, moving, turning = (hermitian(rng, 4) for _ in range(3))
-    return still + jnp.sin(2 * time) * moving + jnp.cos(time) ** 2 * turning
+STILL, MOVING, TURNING = (hermitian(np.random.default_rng(seed), 4) for seed in range(3))
+
+
+def drive(time, sine=jnp.sin):
+    return STILL + sine(2 * time) * MOVING + sine(time + np.pi / 2) ** 2 * TURNING
 
 
 def by_adaptive_solver(corr, times):
     """An eighth-order Runge-Kutta of the propagator, tolerance 1e-12."""
 
     def slope(time, flat):
-        return (-1j * np.asarray(drive(time)) @ flat.reshape(4, 4)).ravel()
+        return (-1j * drive(time, np.sin) @ flat.reshape(4, 4)).ravel()
 
     solved = scipy.integrate.solve_ivp(
         slope,
@@ -58,14 +59,13 @@ def test_integrators_converge_at_their_order_and_stay_unitary(method, order):
     corr = mixed(np.random.default_rng(1), 4)
     right = by_adaptive_solver(corr, TIMES)
     errors = []
-    for steps in (8, 16, 32):
+    for steps in (16, 32):
         found = evolve_driven(drive, corr, TIMES, steps=steps, method=method)
         errors.append(np.abs(np.asarray(found) - right).max())
         np.testing.assert_allclose(
             np.linalg.eigvalsh(found[-1]), np.linalg.eigvalsh(corr), atol=1e-12
         )
-    slopes = np.log2(np.array(errors[:-1]) / errors[1:])
-    np.testing.assert_allclose(slopes, order, atol=0.35)
+    assert np.log2(errors[0] / errors[1]) == pytest.approx(order, abs=0.35)
 
 
 @hypothesis.given(st.integers(0, 2**32 - 1), st.floats(-3, 3))

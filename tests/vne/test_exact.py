@@ -222,15 +222,23 @@ def test_evolution_returns(random_model):
     np.testing.assert_allclose(back, kicked, atol=1e-11)
 
 
-@pytest.mark.parametrize("wide", [False, pytest.param(True, marks=pytest.mark.slow)])
-def test_netket_leaves_the_process_as_it_was(wide):
+@pytest.mark.parametrize(
+    ("wide", "used"),
+    [
+        (False, "from jaxlab.vne.exact import _netket; _netket()"),
+        pytest.param(True, "Interacting(H, 0 * H, 1)", marks=pytest.mark.slow),
+        pytest.param(False, "Interacting(H, 0 * H, 1)", marks=pytest.mark.slow),
+    ],
+)
+def test_netket_leaves_the_process_as_it_was(wide, used):
     code = f"""
 import jax, numpy as np, os
 jax.config.update("jax_enable_x64", {wide})
 before, variables = dict(jax.config.values), dict(os.environ)
 from jaxlab.vne import Interacting
+H = np.diag([1.0, 2.0])
 with jax.enable_x64(True):
-    Interacting(np.diag([1.0, 2.0]), np.zeros((2, 2)), 1)
+    {used}
 assert dict(jax.config.values) == before
 assert dict(os.environ) == variables
 assert jax.sharding.get_abstract_mesh().empty

@@ -151,11 +151,12 @@ def rates_of_a_contact(contact, fillings, times, lead=400):
 @pytest.mark.parametrize(
     ("contact", "formula", "numerics"),
     [
-        pytest.param(*(0.8, (0.186224, 0.567533), (0.186115, 0.567493)), marks=pytest.mark.slow),
+        (0.8, (0.186224, 0.567533), (0.186115, 0.567493)),
         (0.5, (0.406953, 0.321891), (0.406933, 0.321887)),
-        pytest.param(*(0.25, (0.262467, 0.098602), (0.262462, 0.098602)), marks=pytest.mark.slow),
+        (0.25, (0.262467, 0.098602), (0.262462, 0.098602)),
     ],
 )
+@pytest.mark.slow
 def test_domain_wall_grows_at_levitovs_rates(contact, formula, numerics):
     expected = levitov_rates(lambda e: contact_transmission(e, contact), (-2.0, 2.0))
     np.testing.assert_allclose([expected["entropy"], expected["charge"]], formula, atol=1e-6)
@@ -164,6 +165,11 @@ def test_domain_wall_grows_at_levitovs_rates(contact, formula, numerics):
     np.testing.assert_allclose(
         found, [expected[key] for key in ("entropy", "charge", "variance")], rtol=1e-3
     )
+
+
+def test_short_domain_walls_are_close_to_levitovs_rates():
+    found = rates_of_a_contact(0.5, (40, 0), np.array([10.0, 30.0]), lead=40)
+    np.testing.assert_allclose(found, [0.406953, 0.321891, 0.143486], rtol=0.003)
 
 
 @pytest.mark.slow
