@@ -6,7 +6,7 @@ quenching the leads' couplings, and mutual information as a witness of an enviro
 
     python -m experiments run vne --preset paper
 
-takes about twenty minutes on two cores and needs the extras ``transport`` and ``bench``.
+takes about twenty minutes on two cores and needs the extra ``bench``.
 """
 
 import dataclasses
@@ -160,18 +160,20 @@ def run(config: Config, steps: Steps = Steps()) -> Result:
     Returns:
       The result.
     """
-    found = _free(config, steps)
-    if importlib.util.find_spec("netket") is not None:
-        found |= _boundary(config, steps) | _bulk(config, steps)
-        found["brackets"] = steps.do(
+    found = {
+        **_free(config, steps),
+        **_boundary(config, steps),
+        **_bulk(config, steps),
+        "brackets": steps.do(
             "random brackets", transport_exact.random_brackets, config.brackets, config.seed
-        )
-        found["reached"] = steps.do(
+        ),
+        "reached": steps.do(
             "states with the same data",
             transport_extremes.reached_widths,
             config.reached,
             config.seed,
-        )
+        ),
+    }
     if config.chain is not None and importlib.util.find_spec("quimb") is not None:
         found |= _chain(*config.chain, config.chain_times, steps)
     found |= _speed(config.speed, steps)
@@ -186,8 +188,8 @@ def run(config: Config, steps: Steps = Steps()) -> Result:
     )
 
 
-_EXTRAS = ("netket", "quimb", "qutip")
-"""Of the extras ``transport`` and ``bench``."""
+_EXTRAS = ("quimb", "qutip")
+"""Of the extra ``bench``."""
 
 
 def _free(config: Config, steps: Steps) -> dict:

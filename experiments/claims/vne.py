@@ -346,5 +346,7 @@ REASONS = {
     "their jackknife intervals are wide.",
     "pair-coverage-pure": "Frozen modes, at 0 and 1, are moved inside by the noise of the shots, "
     "where entropy is steepest; no correction of the second order mends that.",
+    "inverse-design-drawn": "A straight line is met to 0.4 %. A drive of nine knots, joined by "
+    "straight lines, does not stop the growth within an eighth of the time.",
     "library-calls": "On a shared machine single rounds scatter by more than the bar leaves.",
 }

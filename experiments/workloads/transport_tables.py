@@ -114,21 +114,20 @@ def tables(found: dict) -> tuple[Table, ...]:
     ]
     if "drawn" in found:
         made.append(_table("Drives for drawn curves", [_plain(row) for row in found["drawn"]]))
-    if "sweep" in found:
-        for kind, rows in found["sweep"].items():
-            made.append(_table(f"Interaction on {kind} bonds, switched on", rows))
-        made.append(_table("Local power of U of the gap, contact", found["powers"]))
-        for kind, rows in found["dots"].items():
-            made.append(_table(f"Interaction on a {kind} dot, switched on", rows))
-        made.append(_table("Interaction in the leads, quenched", found["quenches"]))
-        made.append(_table("Gap after `off` as reflections return", found["weakened"]))
-        for lead, rows in found["long"].items():
-            made.append(_table(f"The same with leads of {lead} sites", rows))
-        made.append(_table("The same by matrix products", found.get("chain", [])))
-        made.append(_table("The same with half as many singular values", found.get("coarse", [])))
-        made.append(_table("Decay of the gap after `off` with time", _decays(found)))
-        made.append(_table("Telegraph noise on the contact", found["noise"]))
-    if found.get("brackets"):
+    for kind, rows in found["sweep"].items():
+        made.append(_table(f"Interaction on {kind} bonds, switched on", rows))
+    made.append(_table("Local power of U of the gap, contact", found["powers"]))
+    for kind, rows in found["dots"].items():
+        made.append(_table(f"Interaction on a {kind} dot, switched on", rows))
+    made.append(_table("Interaction in the leads, quenched", found["quenches"]))
+    made.append(_table("Gap after `off` as reflections return", found["weakened"]))
+    for lead, rows in found["long"].items():
+        made.append(_table(f"The same with leads of {lead} sites", rows))
+    made.append(_table("The same by matrix products", found.get("chain", [])))
+    made.append(_table("The same with half as many singular values", found.get("coarse", [])))
+    made.append(_table("Decay of the gap after `off` with time", _decays(found)))
+    made.append(_table("Telegraph noise on the contact", found["noise"]))
+    if found["brackets"]:
         parts = split_brackets(found["brackets"])
         parts["all, not clipped"] = open_brackets(found["brackets"])
         rows = [

@@ -16,11 +16,10 @@ from experiments.workloads.transport_tables import (
 def values(found: dict) -> dict[str, Value]:
     """Every value that the steps allow; claims whose steps were left out have none."""
     made = {**_free_values(found), **_shot_values(found), **_speed_values(found)}
-    if "sweep" in found:
-        made |= _boundary_values(found) | _bulk_values(found)
-    if found.get("brackets"):
+    made |= _boundary_values(found) | _bulk_values(found)
+    if found["brackets"]:
         made |= bracket_values(found["brackets"])
-    if found.get("reached"):
+    if found["reached"]:
         reached, certified = (
             sum(row[name] for row in found["reached"]) for name in ("reached", "certified")
         )

@@ -1,8 +1,8 @@
 """Exact interacting fermions, for what two-point functions cannot tell: up to about 20 sites.
 
-NetKet gives the entries of the Hamiltonian; all else works on the vector of amplitudes, on the
-host. NetKet (extra ``transport``) is imported when the first Hamiltonian is built, without letting
-it switch jax's 64-bit mode.
+Works on the vector of amplitudes, on the host. Entries of the Hamiltonian come from numpy or, for a
+second opinion, from NetKet's fermion operators (extra ``transport``), which are imported when first
+asked for, without letting them switch jax's 64-bit mode.
 """
 
 import dataclasses
@@ -11,6 +11,7 @@ import math
 import os
 import typing
 import warnings
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -21,7 +22,7 @@ from jaxtyping import Bool, Complex128, Float, Int8, Num
 from jaxlab.vne.krylov import evolve_vector
 
 _TOGETHER = 200_000
-"""Rows of the Hamiltonian that are built at once."""
+"""Rows of the Hamiltonian that NetKet builds at once."""
 
 _LARGEST = 3_000_000
 """States of the largest sector: its vectors and matrix stay below a gigabyte or two."""
@@ -42,17 +43,21 @@ class Interacting:
       h: ``[L, L]`` Hermitian, energy.
       interaction: ``[L, L]`` symmetric, energy; its diagonal does not count.
       particles: how many, 0 to ``L``.
+      implementation: what builds the Hamiltonian, ``"numpy"`` or ``"netket"``, which compiles for
+        some ten seconds first; None for the faster, numpy.
       basis: int8 ``[states, L]``, occupation of every site in every basis state.
       hamiltonian: scipy sparse matrix ``[states, states]``.
 
     Raises:
-      ValueError: a shape does not fit, a matrix is not Hermitian, or there are too many states.
-      ImportError: NetKet or scipy is missing; install the extra ``transport``.
+      ValueError: a shape does not fit, a matrix is not Hermitian, or there are too many states, or
+        the implementation is unknown.
+      ImportError: scipy, or NetKet if asked for, is missing; install the extra ``transport``.
     """
 
     h: Num[np.ndarray, "sites sites"]
     interaction: Float[np.ndarray, "sites sites"]
     particles: int
+    implementation: str | None = None
     basis: Int8[np.ndarray, "states sites"] = dataclasses.field(init=False, repr=False)
     hamiltonian: Any = dataclasses.field(init=False, repr=False)
 
@@ -77,7 +82,13 @@ class Interacting:
                 f"Interacting: {self.particles} particles on {len(h)} sites have {states} states, "
                 f"more than {_LARGEST}; take fewer sites."
             )
-        basis, hamiltonian = _build(h, interaction, self.particles)
+        builders = {None: _by_numpy, "numpy": _by_numpy, "netket": _by_netket}
+        if self.implementation not in builders:
+            raise ValueError(
+                f"Interacting: implementation={self.implementation!r} must be numpy or netket."
+            )
+        basis = _sector(len(h), self.particles)
+        hamiltonian = builders[self.implementation](h, interaction, basis)
         for name, value in (
             ("h", h),
             ("interaction", interaction),
@@ -185,13 +196,10 @@ class Interacting:
         state = np.atleast_2d(state)
         weights = (np.abs(state) ** 2).sum(0)
         corr = np.diag(weights @ self.basis).astype(np.complex128)
-        bits, codes = 1 << np.arange(self.sites), _codes(self.basis)
-        before = np.cumsum(self.basis, axis=1, dtype=np.int64)
+        hops = _hopping(self.basis)
         for i, j in itertools.combinations(range(self.sites), 2):
-            hops = np.flatnonzero((self.basis[:, j] == 1) & (self.basis[:, i] == 0))
-            targets = np.searchsorted(codes, codes[hops] + bits[i] - bits[j])
-            signs = 1 - 2 * ((before[hops, j - 1] - before[hops, i]) % 2)
-            corr[i, j] = np.vdot(state[:, targets], signs * state[:, hops])
+            sources, targets, signs = hops(i, j)
+            corr[i, j] = np.vdot(state[:, targets], signs * state[:, sources])
             corr[j, i] = corr[i, j].conj()
         return corr
 
@@ -276,11 +284,36 @@ def _lowest(block: Any) -> np.ndarray:
     return vectors[:, 0]
 
 
-def _build(h: np.ndarray, interaction: np.ndarray, particles: int) -> tuple[np.ndarray, Any]:
-    """Basis and sparse Hamiltonian of one sector, by NetKet."""
+def _hopping(basis: np.ndarray) -> Callable[[int, int], tuple[np.ndarray, ...]]:
+    """``c_i^dag c_j`` for ``i < j``: states that it acts on, what it makes of them, and signs."""
+    codes, before = _codes(basis), np.cumsum(basis, axis=1, dtype=np.int64)
+
+    def hops(i: int, j: int) -> tuple[np.ndarray, ...]:
+        sources = np.flatnonzero((basis[:, j] == 1) & (basis[:, i] == 0))
+        targets = np.searchsorted(codes, codes[sources] + (1 << i) - (1 << j))
+        return sources, targets, 1 - 2 * ((before[sources, j - 1] - before[sources, i]) % 2)
+
+    return hops
+
+
+def _by_numpy(h: np.ndarray, interaction: np.ndarray, basis: np.ndarray) -> Any:
+    """Sparse Hamiltonian of one sector: half of its hops, their conjugates, and the diagonal."""
+    from scipy.sparse import csr_matrix, diags
+
+    hops, upper = _hopping(basis), csr_matrix((len(basis),) * 2, dtype=np.complex128)
+    for i, j in np.argwhere(np.triu(h, 1) != 0).tolist():
+        sources, targets, signs = hops(i, j)
+        upper += csr_matrix((h[i, j] * signs, (targets, sources)), shape=upper.shape)
+    pairs = (basis @ np.triu(interaction, 1) * basis).sum(1)
+    diagonal = basis @ h.diagonal().real + pairs
+    return csr_matrix(upper + upper.conj().T + diags(diagonal))
+
+
+def _by_netket(h: np.ndarray, interaction: np.ndarray, basis: np.ndarray) -> Any:
+    """The same by NetKet's operators."""
     from scipy.sparse import csr_matrix
 
-    sites = len(h)
+    sites, particles = len(h), int(basis[0].sum())
     terms: list[tuple[tuple[int, int], ...]] = [
         ((i, 1), (j, 0)) for i, j in np.argwhere(h != 0).tolist()
     ]
@@ -288,10 +321,9 @@ def _build(h: np.ndarray, interaction: np.ndarray, particles: int) -> tuple[np.n
     for i, j in np.argwhere(np.triu(interaction, 1) != 0).tolist():
         terms.append(((i, 1), (i, 0), (j, 1), (j, 0)))
         weights.append(interaction[i, j])
-    basis = _sector(sites, particles)
     shape = (len(basis),) * 2
     if not terms:
-        return basis, csr_matrix(shape, dtype=np.complex128)
+        return csr_matrix(shape, dtype=np.complex128)
     netket = _netket()
     with jax.enable_x64(True), warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # it recommends others, for sampling
@@ -302,7 +334,7 @@ def _build(h: np.ndarray, interaction: np.ndarray, particles: int) -> tuple[np.n
             for first in range(0, len(basis), _TOGETHER)
         ]
     values, rows, columns = (np.concatenate(part) for part in zip(*parts, strict=True))
-    return basis, csr_matrix((values, (rows, columns)), shape=shape)
+    return csr_matrix((values, (rows, columns)), shape=shape)
 
 
 def _rows(operator: Any, basis: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, ...]:

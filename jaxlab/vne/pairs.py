@@ -90,13 +90,20 @@ def entropy_from_pairs(
     value = whole = float(_entropies(corr))
     variance = 0.0
     for one, mean, seen in zip(maps, means, occupied, strict=True):
-        looks, counts = np.unique(seen, axis=0, return_counts=True)
+        looks, counts = _counted(seen)
         without = _entropies(corr + np.einsum("abk,pk->pab", one, mean - looks) / (shots - 1))
         average = counts @ without / shots
         value -= (shots - 1) * float(average - whole)
         variance += (shots - 1) / shots * float(counts @ (without - average) ** 2)
     width = deviations * variance**0.5
     return Estimate(value, value - width, value + width)
+
+
+def _counted(seen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Different rows, and how often each stands there."""
+    ordered = seen[np.lexsort(seen.T)]
+    first = np.flatnonzero(np.append(True, (ordered[1:] != ordered[:-1]).any(1)))
+    return ordered[first], np.diff(np.append(first, len(seen)))
 
 
 def _entropies(corr: np.ndarray) -> np.ndarray:

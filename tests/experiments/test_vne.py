@@ -182,7 +182,6 @@ def test_matrix_products_follow_the_free_chain():
 def test_interacting_matrix_products_are_exact_in_short_leads(kind):
     """Six sites a lead need no more than 64 singular values: only the splitting errs."""
     pytest.importorskip("quimb")
-    pytest.importorskip("netket")
     lead, strength = 6, 0.5
     hops, bonds = np.ones(11), np.full(11, strength)
     bonds[lead - 1] = 0

@@ -5,6 +5,7 @@ import dataclasses
 import hypothesis
 import hypothesis.strategies as st
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -159,7 +160,7 @@ def test_entropy_beside_the_charge_is_no_less_than_that_of_coins(z):
     for mean in z:
         chances = np.convolve(chances, [1 - mean, mean])
     charge = -(chances[chances > 0] * np.log(chances[chances > 0])).sum()
-    most = float(_entropy_beside_charge(np.array(z)))
+    most = float(_entropy_beside_charge(jnp.array(z)))
     coins = float(entropy(np.diag(z) + 0j))
     assert coins - charge - 1e-12 <= most <= coins + 1e-12
     if len(z) == 1:

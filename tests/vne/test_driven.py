@@ -182,7 +182,7 @@ def test_shots_have_the_probabilities_of_minors(pure):
         assert (shots.sum(1) == 2).all()
 
 
-@pytest.mark.parametrize("shots", [100, 1000])
+@pytest.mark.parametrize("shots", [100, pytest.param(1000, marks=pytest.mark.slow)])
 def test_intervals_cover_as_often_as_they_say(shots):
     """The twelve-site contact at t = 2: most of its modes are all but full or empty."""
     rng = np.random.default_rng(5)

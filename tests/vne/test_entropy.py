@@ -42,7 +42,7 @@ few = hypothesis.settings(max_examples=10)
 
 def draw(seed, sites=None):
     rng = np.random.default_rng(seed)
-    sites = sites or int(rng.choice([2, 5, 8]))
+    sites = sites or int(rng.choice([2, 6]))
     return rng, mixed(rng, sites), rng.random(sites) < 0.5
 
 
@@ -126,7 +126,7 @@ def test_both_sides_of_a_pure_state_are_alike(seed, particles):
 
 @hypothesis.given(seeds)
 def test_charge_statistics_agree_with_each_other(seed):
-    _, corr, region = draw(seed, 7)
+    _, corr, region = draw(seed, 6)
     chances = np.asarray(charge_distribution(corr, region))
     charges = np.arange(chances.size)
     assert chances.min() >= 0
@@ -183,7 +183,7 @@ def test_transfers_from_a_sharp_start_are_charges():
 @hypothesis.given(seeds)
 @few
 def test_estimators_from_charges_reach_the_entropy(seed):
-    _, corr, region = draw(seed, 7)
+    _, corr, region = draw(seed, 6)
     exact = float(entropy(corr, region))
     assert roots_estimator(charge_distribution(corr, region)) == pytest.approx(exact, abs=1e-9)
     cumulants = charge_cumulants(corr, region, 20)

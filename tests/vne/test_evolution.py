@@ -69,12 +69,17 @@ def test_what_evolution_keeps(seed):
 def test_continuity_of_the_charge(seed):
     rng = np.random.default_rng(seed)
     h, corr = np.asarray(hopping_chain(6, phase=0.4, onsite=rng.normal(size=6))), mixed(rng, 6)
-    densities = lambda t: jnp.diagonal(evolve_eig(h, corr, t[None])[0]).real  # noqa: E731
-    now = evolve_eig(h, corr, np.array([0.9]))[0]
-    _, growth = jax.jvp(densities, (jnp.array(0.9),), (jnp.array(1.0),))
+    now, growth = moving(h, corr, 0.9)
     currents = -2 * (np.diagonal(h, 1) * np.diagonal(now, 1)).imag
     expected = np.concatenate([[0], currents]) - np.concatenate([currents, [0]])
     np.testing.assert_allclose(growth, expected, atol=1e-12)
+
+
+@jax.jit
+def moving(h, corr, time):
+    """``C(t)``, and how fast the occupations change."""
+    now, change = jax.jvp(lambda t: evolve_eig(h, corr, t[None])[0], (time,), (jnp.ones(()),))
+    return now, jnp.diagonal(change).real
 
 
 def test_light_cone():
@@ -135,6 +140,7 @@ def test_derivative_where_levels_cross():
         np.testing.assert_allclose(found, (ends[0] - ends[1]) / 2e-5, atol=1e-8)
 
 
+@pytest.mark.slow
 def test_second_derivative_is_right_where_levels_differ():
     def charge(x):
         h = jnp.asarray(hermitian(np.random.default_rng(3), 4)) + x * jnp.diag(jnp.arange(4.0))
@@ -273,8 +279,10 @@ CURVES = {
     "thermal": lambda x: thermal_corr(qpc(3, 2, contact=x, phase=0.3), 0.2, 0.4),
     "eig": lambda x: evolve_eig(qpc(3, 2, contact=x), FILLED, TIMES),
     "driven": lambda x: evolve_driven(
-        lambda t: qpc(3, 2, contact=x * (1 + t / 3)), FILLED, TIMES / 2
+        lambda t: qpc(3, 2, contact=x * (1 + t / 3)), FILLED, TIMES / 2, steps=8
     ),
+}
+AVERAGED = {
     "noisy": lambda x: evolve_noisy(qpc(3, 2, contact=x), np.eye(5)[::-1], FILLED, PATHS, 0.2)[0],
     "certificate": lambda x: jnp.stack(certificate(BLURRED + x * TILT, np.arange(5) < 2)),
 }
@@ -282,11 +290,12 @@ FILLED, PATHS = np.diag([1.0, 1, 0, 0, 1]) + 0j, np.array([[0.3, -0.2], [0.1, 0.
 BLURRED, TILT = mixed(np.random.default_rng(8), 5), 0.01 * hermitian(np.random.default_rng(9), 5)
 
 
-def test_eager_jit_vmap_and_gradient_agree():
-    """Of all curves together, in the order of CURVES: few programs, each compiled once."""
+@pytest.mark.parametrize("curves", [CURVES, pytest.param(AVERAGED, marks=pytest.mark.slow)])
+def test_eager_jit_vmap_and_gradient_agree(curves):
+    """Of all curves together, in their order: few programs, each compiled once."""
 
     def all_of(x):
-        return jnp.concatenate([jnp.ravel(curve(x)) for curve in CURVES.values()])
+        return jnp.concatenate([jnp.ravel(curve(x)) for curve in curves.values()])
 
     points = np.array([0.2, 0.5, 0.9])
     eager, jitted = np.asarray(all_of(points[1])), jax.jit(all_of)
@@ -305,6 +314,19 @@ def test_eager_jit_vmap_and_gradient_agree():
     pulled = jax.jit(jax.grad(probe))(0.5)
     expected = weight @ (slopes.real + slopes.imag)
     assert float(pulled) == pytest.approx(float(expected), rel=1e-9)
+
+
+def test_slopes_of_averages():
+    """In one program: noise and certificate have their full round in the slow tier."""
+    points = 0.5 + np.array([0.0, 1e-5, -1e-5])
+
+    def both(x):
+        return jnp.concatenate([jnp.ravel(curve(x)) for curve in AVERAGED.values()])
+
+    values, slopes = jax.jit(
+        lambda xs: jax.lax.map(lambda x: jax.jvp(both, (x,), (jnp.ones(()),)), xs)
+    )(points)
+    np.testing.assert_allclose(slopes[0], (values[1] - values[2]) / 2e-5, rtol=1e-6, atol=1e-8)
 
 
 STEPS = {
