@@ -10,7 +10,7 @@ sites, ``2 L + 1`` for an odd one. All on the host, in numpy.
 import functools
 
 import numpy as np
-from jaxtyping import Bool, Complex128, Float
+from jaxtyping import Bool, Complex128
 
 from jaxlab.vne.sampling import Estimate, coin_entropy
 
@@ -121,7 +121,7 @@ def _checked(occupied: np.ndarray) -> tuple[int, int]:
 
 
 @functools.cache
-def _maps(settings: int, sites: int) -> Float[np.ndarray, "settings sites sites modes"]:
+def _maps(settings: int, sites: int) -> Complex128[np.ndarray, "settings sites sites modes"]:
     """What each counted mean adds to each entry of ``C``, by the pseudoinverse of the settings."""
     mixers = pair_settings(sites)
     design = np.einsum("ska,skb->skab", mixers.conj(), mixers).reshape(settings * sites, -1)

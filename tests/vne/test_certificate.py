@@ -67,7 +67,7 @@ def check(instances: list[Instance]) -> tuple[np.ndarray, np.ndarray]:
 
 @pytest.mark.parametrize("thermal", [False, True])
 def test_bracket_holds(thermal):
-    plain, tight = check([instance(seed, thermal) for seed in range(40)])
+    plain, tight = check([instance(seed, thermal) for seed in range(25)])
     assert np.all(tight <= plain + 1e-9)
     assert tight.mean() < (0.9 if thermal else 0.7) * plain.mean()
 
@@ -120,7 +120,7 @@ def test_no_three_modes_have_less_than_their_least_entropy(seed, rank):
     assert float(LEAST(z)) <= fock.von_neumann(rho) + 1e-9
 
 
-LEAST = jax.jit(_least_entropy)
+LEAST, BESIDE = jax.jit(_least_entropy), jax.jit(_entropy_beside_charge)
 
 
 @hypothesis.given(st.integers(0, 2**32 - 1), st.integers(1, 3))
@@ -160,7 +160,7 @@ def test_entropy_beside_the_charge_is_no_less_than_that_of_coins(z):
     for mean in z:
         chances = np.convolve(chances, [1 - mean, mean])
     charge = -(chances[chances > 0] * np.log(chances[chances > 0])).sum()
-    most = float(_entropy_beside_charge(jnp.array(z)))
+    most = float(BESIDE(jnp.array([*z, *[0.0] * (3 - len(z))])))  # empty modes hold nothing
     coins = float(entropy(np.diag(z) + 0j))
     assert coins - charge - 1e-12 <= most <= coins + 1e-12
     if len(z) == 1:
@@ -203,7 +203,7 @@ def test_gaussian_states_have_no_bracket(seed, particles):
         assert float(high) == pytest.approx(float(entropy(corr, region)), abs=1e-9)
 
 
-@pytest.mark.parametrize("modes", [0, 1, 7])
+@pytest.mark.parametrize("modes", [0, 7, pytest.param(1, marks=pytest.mark.slow)])
 def test_any_number_of_modes_gives_a_bound(modes):
     one = instance(3, thermal=False)
     low, high = certificate(one.corr, one.region, modes=modes)

@@ -141,8 +141,8 @@ def test_white_noise_dephases_by_its_own_equation():
     rng = np.random.default_rng(3)
     h, corr = hermitian(rng, 3), projector(rng, 3, 1)
     coupling = np.array([[0.0, 1, 0], [1, 0, 0], [0, 0, 0]])
-    strength, interval, steps = 0.6, 0.02, 50
-    paths = white_noise(jax.random.key(0), 3000, steps, interval, strength)
+    strength, interval, steps = 0.6, 0.05, 20
+    paths = white_noise(jax.random.key(0), 1500, steps, interval, strength)
     found, inside = evolve_noisy(
         h, coupling, corr, paths, interval, measure=lambda c: entropy(c, np.arange(3) < 1)
     )
@@ -151,7 +151,7 @@ def test_white_noise_dephases_by_its_own_equation():
     double = turn(coupling) @ turn(coupling)
     whole = scipy.linalg.expm(interval * steps * (1j * turn(h) - strength / 2 * double))
     expected = (whole @ corr.ravel()).reshape(3, 3)
-    assert np.abs(np.asarray(found[-1]) - expected).max() < 0.02
+    assert np.abs(np.asarray(found[-1]) - expected).max() < 0.03
     assert (
         np.abs(np.asarray(found[-1]) - np.asarray(evolve_eig(h, corr, np.ones(1))[0])).max() > 0.1
     )
@@ -189,13 +189,13 @@ def test_intervals_cover_as_often_as_they_say(shots):
     z = np.array([3.05814e-5, 3.142872e-3, 0.697511428, 0.987329557, 0.999984692, 1.0])
     truth = float(entropy(np.diag(z) + 0j))
     hits, values = 0, []
-    for _ in range(800):
+    for _ in range(600):
         estimate = entropy_from_modes(rng.binomial(shots, z), shots)
         assert estimate.low <= estimate.value <= estimate.high
         hits += estimate.low <= truth <= estimate.high
         values.append(estimate.value)
-    assert 0.93 <= hits / 800 <= 0.97
-    assert np.mean(values) == pytest.approx(truth, abs=3 * np.std(values) / 800**0.5 + 1 / shots)
+    assert 0.93 <= hits / 600 <= 0.97
+    assert np.mean(values) == pytest.approx(truth, abs=3 * np.std(values) / 600**0.5 + 1 / shots)
 
 
 def test_interval_of_one_coin_is_that_of_its_likelihood():

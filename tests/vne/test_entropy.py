@@ -170,6 +170,7 @@ def test_transfers_are_those_of_two_countings(sizes):
         transfer_function(h, np.eye(4) / 2 + 0j, masks[:, :3], 0.9, fields)
 
 
+@pytest.mark.slow
 def test_transfers_from_a_sharp_start_are_charges():
     rng = np.random.default_rng(9)
     h, region, field = hermitian(rng, 5), np.arange(5) < 2, np.array([0.4, -1.3])
@@ -204,9 +205,10 @@ def test_cumulants_of_one_coin_to_order_twenty(z):
 
 
 def test_roots_in_extended_precision_reach_further():
-    z = np.linspace(0.02, 0.98, 30)
-    chances = charge_distribution(np.diag(z) + 0j)
-    exact = float(entropy(np.diag(z) + 0j))
+    z, chances = np.linspace(0.02, 0.98, 30), np.ones(1)
+    for mean in z:
+        chances = np.convolve(chances, [1 - mean, mean])
+    exact = -(z * np.log(z) + (1 - z) * np.log1p(-z)).sum()
     assert roots_estimator(chances, digits=50) == pytest.approx(exact, abs=1e-6)
 
 
@@ -228,7 +230,7 @@ def test_largest_region_changes_nothing_but_the_work():
     _, corr, region = draw(5, 8)
     size = int(region.sum())
     full = np.asarray(occupations(corr, region))
-    for largest in range(size, 9):
+    for largest in (size, 7):
         small = np.asarray(occupations(corr, region, largest=largest))
         np.testing.assert_allclose(small, full[8 - largest :], atol=1e-14)
     with pytest.raises(ValueError, match="largest"):
@@ -310,9 +312,12 @@ def test_eager_jit_vmap_and_gradient_agree():
     step = 1e-6
     ahead, behind = (jitted(corrs[0] + s * direction, region) for s in (step, -step))
     np.testing.assert_allclose(slopes, (ahead - behind) / (2 * step), rtol=1e-6, atol=1e-7)
-    pulled = jax.jit(jax.jacrev(lambda c: all_of(c, region)))(jnp.asarray(corrs[0]))
+    weights = rng.normal(size=len(FUNCTIONS))
+    pulled = jax.jit(jax.grad(lambda c: weights @ all_of(c, region)))(jnp.asarray(corrs[0]))
     # jax's gradient of a real function is conjugate to the direction it pairs with.
-    np.testing.assert_allclose(jnp.sum(pulled * direction, (1, 2)).real, slopes, rtol=1e-9)
+    assert float(jnp.sum(pulled * direction).real) == pytest.approx(
+        float(weights @ slopes), rel=1e-9
+    )
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)

@@ -170,6 +170,7 @@ def test_domain_wall_grows_at_levitovs_rates(contact, formula, numerics):
 def test_short_domain_walls_are_close_to_levitovs_rates():
     found = rates_of_a_contact(0.5, (40, 0), np.array([10.0, 30.0]), lead=40)
     np.testing.assert_allclose(found, [0.406953, 0.321891, 0.143486], rtol=0.003)
+    assert found[0] <= 4 / (2 * np.pi) * np.log(2)  # one bit a channel, at a bias of 4
 
 
 @pytest.mark.slow
@@ -201,17 +202,22 @@ def test_finite_bias():
     np.testing.assert_allclose(found, list(expected.values()), rtol=0.008)  # discrete levels
 
 
-@pytest.mark.parametrize(
-    ("temperature", "occupation", "current", "shared"),
-    [
-        pytest.param(*(0.05, 0.3231355269, 0.0507356012, 1.04506944), marks=pytest.mark.slow),
-        (0.1, 0.3156373240, 0.0488856876, 0.88548466),
-    ],
-)
-def test_resonant_level(temperature, occupation, current, shared):
+LEVEL = [
+    (0.05, 0.3231355269, 0.0507356012, 1.04506944),
+    (0.1, 0.3156373240, 0.0488856876, 0.88548466),
+]
+
+
+@pytest.mark.parametrize(("temperature", "occupation", "current", "shared"), LEVEL)
+def test_resonant_level_of_infinite_leads(temperature, occupation, current, shared):
     steady = dot_steady_state((0.3, 0.3), 0.4, (0.5, -0.5), temperature)
     assert steady["occupation"] == pytest.approx(occupation, abs=1e-9)
     assert steady["current"] == pytest.approx(current, abs=1e-10)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("temperature", "occupation", "current", "shared"), LEVEL)
+def test_resonant_level(temperature, occupation, current, shared):
     lead = hopping_chain(200)
     start = block_diag(
         thermal_corr(lead, 0.5, temperature),
@@ -330,6 +336,7 @@ def test_random_gaussian_states_have_their_own_page_curve():
     assert np.mean(quarter) == pytest.approx(21.28, abs=0.15)  # their spread is 0.22
 
 
+@pytest.mark.slow
 def test_entropy_grows_no_faster_than_one_bit_a_channel():
     times, bias = np.linspace(20.0, 60.0, 9), 1.0
     levels = np.linalg.eigvalsh(np.asarray(hopping_chain(100)))
