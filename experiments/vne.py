@@ -233,10 +233,12 @@ def _free(config: Config, steps: Steps) -> dict:
             config.repeats,
             config.seed,
         ),
-        "pairs": steps.do(
-            "shots of pairs", transport_shots.pair_shots, config.paired, config.repeats, config.seed
-        ),
+        "pairs": [],
     }
+    if config.paired:
+        found["pairs"] = steps.do(
+            "shots of pairs", transport_shots.pair_shots, config.paired, config.repeats, config.seed
+        )
     if config.design is not None:
         found["design"] = steps.do(
             "inverse design", transport_design.inverse_design, *config.design

@@ -63,10 +63,10 @@ def estimators(terminals: tuple[int, ...]) -> list[dict]:
         cases.append((f"star of {count}", "first lead and dot", corr, masks[0] | masks[1]))
         cases.append((f"star of {count}", "last lead", corr, masks[-1]))
     rng = np.random.default_rng(0)
-    mixing = rng.normal(size=(12, 12)) + 1j * rng.normal(size=(12, 12))
-    filled = np.diag([1.0, 1, 1, 0] * 3) + 0j
+    mixing = rng.normal(size=(16, 16)) + 1j * rng.normal(size=(16, 16))
+    filled = np.diag([1.0, 1, 1, 0] * 4) + 0j
     corr = evolve_eig(mixing + mixing.conj().T, filled, np.array([1.0]))[0]
-    masks = subsystems(3, 4, 5)
+    masks = subsystems(3, 4, 9)
     cases.append(("random", "first of three", corr, masks[0]))
     cases.append(("random", "two of three", corr, masks[0] | masks[1]))
     rows = []
