@@ -9,6 +9,7 @@ quenching the leads' couplings, and mutual information as a witness of an enviro
 takes about twenty minutes on two cores and needs the extra ``bench``.
 """
 
+import contextlib
 import dataclasses
 import importlib.util
 
@@ -26,6 +27,7 @@ from experiments.workloads import (
     transport_shots,
     transport_speed,
 )
+from experiments.workloads.transport_programs import compiled_quickly
 from experiments.workloads.transport_speed import Sizes
 from experiments.workloads.transport_tables import local_exponents, tables
 from experiments.workloads.transport_values import values
@@ -141,7 +143,7 @@ PRESETS = {
         reached=0,
         counted=(1000,),
         paired=(),
-        repeats=30,
+        repeats=10,
         design=None,
         noisy=(4, 4),
         speed=None,
@@ -160,6 +162,20 @@ def run(config: Config, steps: Steps = Steps()) -> Result:
     Returns:
       The result.
     """
+    with compiled_quickly() if config.speed is None else contextlib.nullcontext():
+        found = _measured(config, steps)
+    measured = values(found)
+    lacking = [name for name in _EXTRAS if importlib.util.find_spec(name) is None]
+    why = "not installed: " + ", ".join(lacking) if lacking else "left out at this preset"
+    return Result(
+        {claim.id: measured.get(claim.id, Missing(why)) for claim in CLAIMS},
+        tables(found),
+        notes=NOTES,
+        facts=found,
+    )
+
+
+def _measured(config: Config, steps: Steps) -> dict:
     found = {
         **_free(config, steps),
         **_boundary(config, steps),
@@ -176,16 +192,7 @@ def run(config: Config, steps: Steps = Steps()) -> Result:
     }
     if config.chain is not None and importlib.util.find_spec("quimb") is not None:
         found |= _chain(*config.chain, config.chain_times, steps)
-    found |= _speed(config.speed, steps)
-    measured = values(found)
-    lacking = [name for name in _EXTRAS if importlib.util.find_spec(name) is None]
-    why = "not installed: " + ", ".join(lacking) if lacking else "left out at this preset"
-    return Result(
-        {claim.id: measured.get(claim.id, Missing(why)) for claim in CLAIMS},
-        tables(found),
-        notes=NOTES,
-        facts=found,
-    )
+    return found | _speed(config.speed, steps)
 
 
 _EXTRAS = ("quimb", "qutip")

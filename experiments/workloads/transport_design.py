@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments.workloads.double import in_double
+from experiments.workloads.transport_programs import in_double
 from jaxlab.vne import block_diag, entropy, evolve_driven, ground_corr, hopping_chain, qpc
 
 HEIGHT = 0.5

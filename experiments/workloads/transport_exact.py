@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import jax
 import numpy as np
 
-from experiments.workloads.double import in_double
+from experiments.workloads.transport_programs import in_double
 from jaxlab.vne import (
     Interacting,
     certificate,

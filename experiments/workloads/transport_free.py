@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.workloads.double import in_double
+from experiments.workloads.transport_programs import in_double
 from jaxlab.vne import (
     block_diag,
     charge_cumulants,

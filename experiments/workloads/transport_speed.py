@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.linalg
 
-from experiments.workloads.double import in_double
+from experiments.workloads.transport_programs import in_double
 from jaxlab.measure import compiled_cost, time_ratio
 from jaxlab.vne import entropy, evolve_eig, map_quenches, qpc
 
