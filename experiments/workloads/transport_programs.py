@@ -19,7 +19,7 @@ def in_double(function):
 
 @contextlib.contextmanager
 def compiled_quickly():
-    """Leaves out XLA's optimizations, which cost more than small programs gain; rounding differs."""
+    """Leaves out most of XLA's optimizations: they cost more than small programs gain."""
     jax.config.update("jax_disable_most_optimizations", True)
     try:
         yield
