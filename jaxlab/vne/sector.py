@@ -66,7 +66,7 @@ def _by_numpy(h: np.ndarray, interaction: np.ndarray, basis: np.ndarray) -> Any:
         sources, targets, signs = hops(i, j)
         upper += csr_matrix((h[i, j] * signs, (targets, sources)), shape=upper.shape)
     pairs = (basis @ np.triu(interaction, 1) * basis).sum(1)
-    diagonal = basis @ h.diagonal().real + pairs
+    diagonal = basis @ np.real(h.diagonal()) + pairs
     return csr_matrix(upper + upper.conj().T + diags(diagonal))
 
 
