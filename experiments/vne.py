@@ -6,34 +6,31 @@ quenching the leads' couplings, and mutual information as a witness of an enviro
 
     python -m experiments run vne --preset paper
 
-takes about ten minutes on two cores and needs the extras ``transport`` and ``bench``.
+takes about twenty minutes on two cores and needs the extra ``bench``.
 """
 
+import contextlib
 import dataclasses
 import importlib.util
 
 import numpy as np
 
-from experiments.claims.vne import ASSUMPTIONS, CLAIMS, REASONS
-from experiments.harness import Missing, Result, Steps, Value
+from experiments.claims.vne import ASSUMPTIONS, CLAIMS, NOTES, REASONS
+from experiments.harness import Missing, Result, Steps
 from experiments.workloads import (
+    transport_design,
+    transport_environment,
     transport_exact,
     transport_extremes,
     transport_free,
     transport_mps,
+    transport_shots,
     transport_speed,
 )
+from experiments.workloads.transport_programs import compiled_quickly
 from experiments.workloads.transport_speed import Sizes
-from experiments.workloads.transport_tables import (
-    exponents,
-    last_error,
-    local_exponents,
-    open_brackets,
-    quench_helps,
-    split_brackets,
-    tables,
-    tightening,
-)
+from experiments.workloads.transport_tables import local_exponents, tables
+from experiments.workloads.transport_values import values
 
 __all__ = ["ASSUMPTIONS", "CLAIMS", "PRESETS", "REASONS", "Config", "run"]
 
@@ -62,6 +59,8 @@ class Config:
       quenched: interaction strengths in the leads, quenched off, on or left.
       quench_times: at which the gap is swept, before reflections return.
       grown: times of the dots, and of the exponent once the gap has grown.
+      weakened: strengths in the leads, quenched off, whose gap is read as reflections return.
+      weak_leads: sites of each lead there.
       long_leads: sites of each lead of longer interacting contacts, solved exactly.
       chain: lead length, interaction and singular values of the matrix-product reference; None to
         leave it out.
@@ -69,6 +68,7 @@ class Config:
       brackets: random instances of the certificate.
       reached: thermal ones for which states with the same data are searched.
       counted: shots of each estimator.
+      paired: shots in each setting of the two-point functions.
       repeats: repetitions of the counting.
       design: lead length, pieces of the drive and steps of the optimizer; None to leave it out.
       noisy: noise paths and their intervals.
@@ -95,12 +95,15 @@ class Config:
     quenched: tuple[float, ...] = (0.5, 1.0)
     quench_times: tuple[float, ...] = (0.5, 1.0, 2.0, 3.0, 4.0)
     grown: tuple[float, ...] = (1.0, 2.0, 4.0)
+    weakened: tuple[float, ...] = (0.05, 0.1, 0.2, 0.5, 1.0)
+    weak_leads: tuple[int, ...] = (6, 8)
     long_leads: tuple[int, ...] = (8, 10)
     chain: tuple[int, float, int] | None = (20, 0.5, 64)
     chain_times: tuple[float, ...] = (1.0, 2.0, 3.0)
     brackets: int = 1200
     reached: int = 12
     counted: tuple[int, ...] = (100, 1000, 10_000)
+    paired: tuple[int, ...] = (300, 3000)
     repeats: int = 1000
     design: tuple[int, int, int] | None = (6, 8, 400)
     noisy: tuple[int, int] = (60, 12)
@@ -113,32 +116,6 @@ class Config:
         if self.window[1] > 0.9 * self.wall:
             raise ValueError(f"window={self.window}: reflections return after {0.9 * self.wall}.")
 
-
-NOTES = (
-    "Shortly after the contact opens the gap S_G - S grows with a higher power of U. Its part "
-    "in U^2 needs particles that have crossed; it grows about as t^5 and is 2e-4 U^2 at t = 0.5. "
-    "Above it, pairs that U scatters at the contact have a weight w of order (U t)^2. In modes "
-    "that tunneling has filled with z >> w they cost about w^2 / z, of fourth order, and "
-    "w ln(1 / w) only once w >> z. The table of local powers shows it: 2 as U vanishes at every "
-    "time, up to 3.4 on the way at t = 0.5, back towards 2 at strong U. The gap at U = 0 is "
-    "rounding, 1e-13. `boundary-exponent` keeps the time 0.5 and the strengths that were declared "
-    "first; `boundary-exponent-grown` (later times, dots) and `boundary-exponent-limit` were added "
-    "after a first look.",
-    "The claims on quenched leads were worded anew, and `bulk-gap` and `bracket-width` were added, "
-    "after a first look: the gap falls after `off`, but it is no small part of S in leads this "
-    "short, and more so in longer ones. In 40 sites (matrix products) the two are comparable, as "
-    "far as the singular values reach (t = 3 of 18); `none` falls there as well, and is only a few "
-    "per cent above `off`. Most of the fall of gap / S is S that grows.",
-    "The certificate's bar is on all instances, `bracket-width`; the split by start is ours. The "
-    "least entropy of three modes and `bracket-reached` were added after a first look.",
-    "`charge-coverage` was added after a first look. The jackknife's intervals are too short at "
-    "few shots, where rare charges are not seen: counts alone are no substitute for modes.",
-    "The slope after the opening was first fitted up to t = L / 8 for each lead, where the chord "
-    "length flattens it at every L. A window of fixed times replaced it after that was seen.",
-    "From thermal starts the certificate is tightened for regions of up to three sites, by the "
-    "least entropy that their own two-point functions allow. In larger ones, from warm starts, "
-    "states with the same data come close to both ends of the plain bracket: see docs/sources.",
-)
 
 PRESETS = {
     "smoke": Config(
@@ -159,12 +136,14 @@ PRESETS = {
         quenched=(1.0,),
         quench_times=(0.5, 1.0),
         grown=(1.0,),
+        weakened=(),
         long_leads=(),
         chain=None,
         brackets=0,
         reached=0,
         counted=(1000,),
-        repeats=30,
+        paired=(),
+        repeats=10,
         design=None,
         noisy=(4, 4),
         speed=None,
@@ -183,6 +162,44 @@ def run(config: Config, steps: Steps = Steps()) -> Result:
     Returns:
       The result.
     """
+    with compiled_quickly() if config.speed is None else contextlib.nullcontext():
+        found = _measured(config, steps)
+    measured = values(found)
+    lacking = [name for name in _EXTRAS if importlib.util.find_spec(name) is None]
+    why = "not installed: " + ", ".join(lacking) if lacking else "left out at this preset"
+    return Result(
+        {claim.id: measured.get(claim.id, Missing(why)) for claim in CLAIMS},
+        tables(found),
+        notes=NOTES,
+        facts=found,
+    )
+
+
+def _measured(config: Config, steps: Steps) -> dict:
+    found = {
+        **_free(config, steps),
+        **_boundary(config, steps),
+        **_bulk(config, steps),
+        "brackets": steps.do(
+            "random brackets", transport_exact.random_brackets, config.brackets, config.seed
+        ),
+        "reached": steps.do(
+            "states with the same data",
+            transport_extremes.reached_widths,
+            config.reached,
+            config.seed,
+        ),
+    }
+    if config.chain is not None and importlib.util.find_spec("quimb") is not None:
+        found |= _chain(*config.chain, config.chain_times, steps)
+    return found | _speed(config.speed, steps)
+
+
+_EXTRAS = ("quimb", "qutip")
+"""Of the extra ``bench``."""
+
+
+def _free(config: Config, steps: Steps) -> dict:
     found = {
         "estimators": steps.do("estimators", transport_free.estimators, config.terminals),
         "series": steps.do("cumulant series", transport_free.cumulant_series, config.block),
@@ -195,14 +212,14 @@ def run(config: Config, steps: Steps = Steps()) -> Result:
         ),
         "environment": steps.do(
             "environment",
-            transport_free.environment,
+            transport_environment.environment,
             config.star[0],
             config.environments,
             config.star[1],
         ),
         "inferred": steps.do(
             "inference",
-            transport_free.inferred_couplings,
+            transport_environment.inferred_couplings,
             config.star[0],
             config.inferred,
             config.star[1],
@@ -217,69 +234,32 @@ def run(config: Config, steps: Steps = Steps()) -> Result:
             config.level[1],
         ),
         "shots": steps.do(
-            "finite shots", transport_free.finite_shots, config.counted, config.repeats, config.seed
+            "finite shots",
+            transport_shots.finite_shots,
+            config.counted,
+            config.repeats,
+            config.seed,
         ),
+        "pairs": [],
     }
+    if config.paired:
+        found["pairs"] = steps.do(
+            "shots of pairs", transport_shots.pair_shots, config.paired, config.repeats, config.seed
+        )
     if config.design is not None:
-        found["design"] = steps.do("inverse design", transport_free.inverse_design, *config.design)
-    values = {**_free_values(found), **_exact_values(config, steps, found)}
-    values.update(_speed_values(config.speed, steps, found))
-    return Result(values, tables(found), notes=NOTES, facts=found)
+        found["design"] = steps.do(
+            "inverse design", transport_design.inverse_design, *config.design
+        )
+        found["drawn"] = steps.do("drawn curves", transport_design.drawn_curves, *config.design)
+    return found
 
 
-def _free_values(found: dict) -> dict[str, Value | Missing]:
-    series, rates = found["series"], found["rates"]
-    rows = found["environment"]
-    fractions = [row["fraction"] for row in rows]
-    covered = [row["coverage"] for row in found["shots"]["rows"] if row["estimator"] == "modes"]
-    errors = [row["error"] for row in found["inferred"]]
-    return {
-        "charge-statistics": Value(
-            max(row["error"] for row in found["estimators"]), "deterministic", tolerance=1e-9
-        ),
-        "song-series": Value(
-            abs(series["extrapolated"] / series["entropy"] - 1), "deterministic", tolerance=1e-6
-        ),
-        "contact-rates": Value(
-            max(abs(row["entropy"] / row["exact entropy"] - 1) for row in rates),
-            "deterministic",
-            tolerance=1e-6,
-        ),
-        "opening-slope": Value(found["opening"]["limit"], "deterministic", tolerance=1e-6),
-        "environment-witness": Value(bool(np.all(np.diff(fractions) < 0)), "exact"),
-        "environment-sum": Value(
-            max(row["residual"] for row in rows), "deterministic", tolerance=1e-10
-        ),
-        "environment-coupling": Value(max(errors), "deterministic", tolerance=2e-3)
-        if errors
-        else Missing("no coupling was asked for"),
-        "current-information": Value(found["level"]["r_squared"], "deterministic", tolerance=1e-6),
-        "shot-coverage": Value(covered, "deterministic", tolerance=0.02),
-        "charge-coverage": Value(
-            {
-                f"{row['estimator']}, {row['shots']} shots": row["coverage"]
-                for row in found["shots"]["rows"]
-                if row["estimator"] != "modes"
-            },
-            "deterministic",
-            tolerance=0.02,
-        ),
-        "inverse-design": Value(found["design"]["error"], "deterministic", tolerance=5e-3)
-        if "design" in found
-        else Missing("the design was left out"),
-    }
-
-
-def _exact_values(config: Config, steps: Steps, found: dict) -> dict[str, Value | Missing]:
-    names = [claim.id for claim in CLAIMS if claim.id.startswith(("boundary", "bulk", "bracket"))]
-    names += ["noisy-bracket", "matrix-products", "quimb-ratio"]
-    if importlib.util.find_spec("netket") is None:
-        return dict.fromkeys(names, Missing("needs NetKet: install the extra transport"))
+def _boundary(config: Config, steps: Steps) -> dict:
     lead, times = config.exact_lead, config.quench_times
-    found["sweep"] = steps.do(
+    sweep = steps.do(
         "interaction sweep", transport_exact.interaction_sweep, lead, config.sweep, times
     )
-    found["vanishing"] = steps.do(
+    vanishing = steps.do(
         "vanishing interaction",
         transport_exact.interaction_sweep,
         lead,
@@ -287,65 +267,55 @@ def _exact_values(config: Config, steps: Steps, found: dict) -> dict[str, Value 
         times,
         ("contact",),
     )["contact"]
-    found["powers"] = local_exponents(found["vanishing"] + found["sweep"]["contact"])
-    found["quenches"] = steps.do(
-        "quenches of the leads",
-        transport_exact.quenches,
-        lead,
-        config.quenched,
-        before_reflections(lead),
-    )
-    found["noise"] = steps.do(
-        "noisy contact", transport_exact.noisy_contact, *config.noisy, config.seed
-    )
-    found["brackets"] = steps.do(
-        "random brackets", transport_exact.random_brackets, config.brackets, config.seed
-    )
-    found["reached"] = steps.do(
-        "states with the same data", transport_extremes.reached_widths, config.reached, config.seed
-    )
-    found["dots"] = steps.do(
-        "dots", transport_exact.dot_sweep, config.dots, config.sweep, config.grown
-    )
-    weak = {
-        kind: [row for row in rows if row["strength"] <= 0.2]
-        for kind, rows in {"contact": found["sweep"]["contact"], **found["dots"]}.items()
-    }
-    grown = {
-        f"{kind}, {time}": power
-        for kind, rows in weak.items()
-        for time, power in exponents([r for r in rows if r["time"] in config.grown]).items()
-    }
-    noise = found["noise"][0]
     return {
-        "boundary-exponent": Value(exponents(weak["contact"]), "deterministic", 1e-3),
-        "boundary-exponent-grown": Value(grown, "deterministic", 1e-3),
-        "boundary-exponent-limit": Value(
-            {name: found["powers"][0][name] for name in exponents(found["vanishing"])},
-            "deterministic",
-            tolerance=5e-3,
-        )
-        if config.vanishing
-        else Missing("no vanishing strength was asked for"),
-        "boundary-gap": Value(
-            max(row["gap"] / row["exact"] for row in weak["contact"]),
-            "deterministic",
-            tolerance=1e-6,
+        "grown": config.grown,
+        "sweep": sweep,
+        "vanishing": vanishing,
+        "powers": local_exponents(vanishing + sweep["contact"]),
+        "noise": steps.do(
+            "noisy contact", transport_exact.noisy_contact, *config.noisy, config.seed
         ),
-        "bulk-quench": Value(quench_helps(found["quenches"]), "exact"),
-        "noisy-bracket": Value(
-            bool(noise["low"] - 1e-9 <= noise["exact"] <= noise["high"] + 1e-9), "exact"
+        "dots": steps.do(
+            "dots", transport_exact.dot_sweep, config.dots, config.sweep, config.grown
         ),
-        **_long_values(config, steps, found),
-        **_bracket_values(found["brackets"]),
-        "bracket-reached": Value(
-            sum(row["reached"] for row in found["reached"])
-            / sum(row["certified"] for row in found["reached"]),
-            "deterministic",
-            tolerance=1e-2,
-        )
-        if found["reached"]
-        else Missing("no instance was asked for"),
+    }
+
+
+def _bulk(config: Config, steps: Steps) -> dict:
+    """Leads of the usual size, weaker interactions, then longer leads."""
+    lead = config.exact_lead
+    return {
+        "lead": lead,
+        "quenches": steps.do(
+            "quenches of the leads",
+            transport_exact.quenches,
+            lead,
+            config.quenched,
+            before_reflections(lead),
+        ),
+        "weakened": [
+            {"lead": some, **row}
+            for some in config.weak_leads
+            for row in steps.do(
+                f"weak interactions, leads of {some}",
+                transport_exact.quenches,
+                some,
+                config.weakened,
+                before_reflections(some)[-1:],
+                ("off",),
+            )
+        ],
+        "long": {
+            str(some): steps.do(
+                f"leads of {some}",
+                transport_exact.quenches,
+                some,
+                config.quenched[-1:],
+                before_reflections(some),
+                ("off", "none"),
+            )
+            for some in config.long_leads
+        },
     }
 
 
@@ -355,106 +325,31 @@ def before_reflections(lead: int) -> tuple[float, ...]:
     return (*(t for t in (0.5, 1.0, *np.arange(2.0, last, 2)) if t < last), last)
 
 
-def _long_values(config: Config, steps: Steps, found: dict) -> dict[str, Value | Missing]:
-    """Leads beyond the usual size: exact states, then matrix products."""
-    found["long"] = {
-        str(lead): steps.do(
-            f"leads of {lead}",
-            transport_exact.quenches,
-            lead,
-            config.quenched[-1:],
-            before_reflections(lead),
-            ("off", "none"),
-        )
-        for lead in config.long_leads
-    }
-    every = {config.exact_lead: found["quenches"], **found["long"]}
-    values: dict[str, Value | Missing] = {
-        "bulk-gap": Value(
-            {f"{lead} sites": last_error(rows) for lead, rows in every.items()},
-            "deterministic",
-            tolerance=1e-4,
-        )
-    }
-    helps = {f"{lead} sites": quench_helps(rows) for lead, rows in found["long"].items()}
-    names = ("bulk-quench-long", "matrix-products", "quimb-ratio")
-    if config.chain is None:
-        return values | dict.fromkeys(names, Missing("matrix products were left out"))
-    if importlib.util.find_spec("quimb") is None:
-        return values | dict.fromkeys(names, Missing("needs quimb: install the extra bench"))
-    lead, strength, bond = config.chain
-    found["chain"] = steps.do(
-        "matrix products",
-        transport_mps.long_quenches,
-        lead,
-        strength,
-        bond,
-        config.chain_times,
-        ("off", "none"),
-    )
-    found["coarse"] = steps.do(
-        "fewer singular values",
-        transport_mps.long_quenches,
-        lead,
-        strength,
-        bond // 2,
-        config.chain_times,
-        ("off",),
-    )
-    peer = found["quimb"] = steps.do(
-        "quimb", transport_mps.beside_quimb, lead, bond, config.chain_times
-    )
-    helps[f"{lead} sites"] = quench_helps(found["chain"])
-    return values | {
-        "bulk-quench-long": Value(helps, "exact"),
-        "matrix-products": Value(peer["error"], "deterministic", tolerance=1e-5),
-        "quimb-ratio": Value(
-            float(np.median(peer["ratios"])),
-            "timed",
-            spread=(min(peer["ratios"]), max(peer["ratios"])),
-        ),
-    }
-
-
-def _bracket_values(rows: list[dict]) -> dict[str, Value | Missing]:
-    if not rows:
-        return dict.fromkeys(
-            ("bracket-holds", "bracket-width", "bracket-pure", "bracket-thermal"),
-            Missing("no instance was asked for"),
-        )
-    broken = sum(not row["low"] - 1e-9 <= row["exact"] <= row["high"] + 1e-9 for row in rows)
-    parts = split_brackets(rows)
+def _chain(lead: int, strength: float, bond: int, times: tuple[float, ...], steps: Steps) -> dict:
+    """Matrix products: leads beyond exact states."""
     return {
-        "bracket-holds": Value(broken, "exact"),
-        "bracket-width": Value(
-            tightening(open_brackets(rows))["saved"], "deterministic", tolerance=1e-4
+        "chain lead": lead,
+        "chain": steps.do(
+            "matrix products",
+            transport_mps.long_quenches,
+            *(lead, strength, bond, times),
+            ("off", "none"),
         ),
-        **{
-            f"bracket-{start}": Value(
-                tightening(parts[f"{start}, not clipped"])["saved"], "deterministic", tolerance=1e-4
-            )
-            for start in ("pure", "thermal")
-        },
+        "coarse": steps.do(
+            "fewer singular values",
+            transport_mps.long_quenches,
+            *(lead, strength, bond // 2, times),
+            ("off",),
+        ),
+        "quimb": steps.do("quimb", transport_mps.beside_quimb, lead, bond, times),
     }
 
 
-def _speed_values(sizes: Sizes | None, steps: Steps, found: dict) -> dict[str, Value | Missing]:
-    programs = steps.do("compilations", transport_speed.compilations, 20, 50)
-    values: dict[str, Value | Missing] = {"one-program": Value(programs["programs"], "exact")}
-    names = ("library-calls", "large-memory", "large-runs", "qutip-ratio")
-    if sizes is None:
-        return values | dict.fromkeys(names, Missing("timings were left out"))
-    found["library"] = steps.do("library calls", transport_speed.beside_library_calls, sizes)
-    found["memory"] = steps.do("memory", transport_speed.memory, sizes)
-    found["batch"] = steps.do("full batch", transport_speed.full_batch, sizes)
-    found["qutip"] = steps.do("QuTiP", transport_speed.beside_qutip, 10, 20)
-    spread = found["library"]["spread"]
-    values["library-calls"] = Value(
-        found["library"]["ratio"], "timed", spread=(min(spread), max(spread))
-    )
-    values["large-memory"] = Value(found["memory"]["temp_bytes"] / 2**30, "deterministic", 0.5)
-    values["large-runs"] = Value(found["memory"]["finite"] and found["batch"]["finite"], "exact")
-    values["qutip-ratio"] = (
-        Value(found["qutip"]["ratio"], "timed") if found["qutip"] else Missing("needs QuTiP")
-    )
-    return values
+def _speed(sizes: Sizes | None, steps: Steps) -> dict:
+    found = {"compilations": steps.do("compilations", transport_speed.compilations, 20, 50)}
+    if sizes is not None:
+        found["library"] = steps.do("library calls", transport_speed.beside_library_calls, sizes)
+        found["memory"] = steps.do("memory", transport_speed.memory, sizes)
+        found["batch"] = steps.do("full batch", transport_speed.full_batch, sizes)
+        found["qutip"] = steps.do("QuTiP", transport_speed.beside_qutip, 10, 20)
+    return found

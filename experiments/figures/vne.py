@@ -26,9 +26,8 @@ def draw(result: Result) -> dict[str, Figure]:
     }
     if "design" in facts:
         figures["design"] = _design(facts["design"])
-    if "sweep" in facts:
-        figures["gap"] = _gap(facts["sweep"])
-        figures["quenches"] = _quenches(facts["quenches"])
+    figures["gap"] = _gap(facts["sweep"])
+    figures["quenches"] = _quenches(facts["quenches"])
     return figures
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import jax
 import numpy as np
 
-from experiments.workloads.transport_free import in_double
+from experiments.workloads.transport_programs import in_double
 from jaxlab.vne import (
     Interacting,
     certificate,
@@ -201,17 +201,19 @@ def random_quenches(
 
 @in_double
 def random_brackets(count: int, seed: int) -> list[dict]:
-    """Certificates of random quenches."""
-    bound = jax.jit(certificate)
+    """Certificates of random quenches, without and with the number of particles as definite."""
     rows = []
     for one in random_quenches(count, seed):
-        low, high = map(float, bound(one.corr, one.region, one.start))
+        low, high = map(float, certificate(one.corr, one.region, one.start))
+        known = certificate(one.corr, one.region, one.start, definite_number=True)
         rows.append(
             {
                 "thermal": one.thermal,
                 "exact": one.exact,
                 "low": low,
                 "high": high,
+                "number low": float(known[0]),
+                "number high": float(known[1]),
                 "gaussian": float(entropy(one.corr, one.region)),
                 "surplus": float(entropy(one.corr)) - one.start,
             }

@@ -12,7 +12,7 @@ import numpy as np
 import scipy.optimize
 
 from experiments.workloads.transport_exact import random_quenches
-from experiments.workloads.transport_free import in_double
+from experiments.workloads.transport_programs import in_double
 from jaxlab.vne import certificate, entropy
 
 _SITES = 5

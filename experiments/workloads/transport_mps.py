@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.workloads.transport_free import in_double
+from experiments.workloads.transport_programs import in_double
 from jaxlab.vne import block_diag, certificate, entropy, evolve_eig, ground_corr, hopping_chain, qpc
 
 CONTACT = 0.5

@@ -63,10 +63,13 @@ def last_error(rows: list[dict]) -> float:
     )
 
 
-def tightening(rows: list[dict]) -> dict[str, float | int]:
-    """Mean widths of the plain and of the tightened bracket, and what is saved."""
+def tightening(rows: list[dict], given: str = "") -> dict[str, float | int]:
+    """Mean widths of the plain and of the tightened bracket, and what is saved.
+
+    ``given`` is ``"number "`` for the bracket that knows the number of particles to be definite.
+    """
     plain = np.array([row["gaussian"] - max(0, row["gaussian"] - row["surplus"]) for row in rows])
-    tight = np.array([row["high"] - row["low"] for row in rows])
+    tight = np.array([row[f"{given}high"] - row[f"{given}low"] for row in rows])
     if not plain.size:
         return {"count": 0, "plain": 0.0, "tight": 0.0, "saved": 0.0}
     return {
@@ -107,27 +110,42 @@ def tables(found: dict) -> tuple[Table, ...]:
         _table("Environment couplings inferred from A and B", found["inferred"]),
         _table("Counting the twelve-site contact", found["shots"]["rows"]),
         _table("Shots needed there", found["shots"]["needed"]),
+        _table("Shots of the two-point functions of its left lead", found["pairs"]),
     ]
-    if "sweep" in found:
-        for kind, rows in found["sweep"].items():
-            made.append(_table(f"Interaction on {kind} bonds, switched on", rows))
-        made.append(_table("Local power of U of the gap, contact", found["powers"]))
-        for kind, rows in found["dots"].items():
-            made.append(_table(f"Interaction on a {kind} dot, switched on", rows))
-        made.append(_table("Interaction in the leads, quenched", found["quenches"]))
-        for lead, rows in found["long"].items():
-            made.append(_table(f"The same with leads of {lead} sites", rows))
-        made.append(_table("The same by matrix products", found.get("chain", [])))
-        made.append(_table("The same with half as many singular values", found.get("coarse", [])))
-        made.append(_table("Decay of the gap after `off` with time", _decays(found)))
-        made.append(_table("Telegraph noise on the contact", found["noise"]))
-    if found.get("brackets"):
+    if "drawn" in found:
+        made.append(_table("Drives for drawn curves", [_plain(row) for row in found["drawn"]]))
+    for kind, rows in found["sweep"].items():
+        made.append(_table(f"Interaction on {kind} bonds, switched on", rows))
+    made.append(_table("Local power of U of the gap, contact", found["powers"]))
+    for kind, rows in found["dots"].items():
+        made.append(_table(f"Interaction on a {kind} dot, switched on", rows))
+    made.append(_table("Interaction in the leads, quenched", found["quenches"]))
+    made.append(_table("Gap after `off` as reflections return", found["weakened"]))
+    for lead, rows in found["long"].items():
+        made.append(_table(f"The same with leads of {lead} sites", rows))
+    made.append(_table("The same by matrix products", found.get("chain", [])))
+    made.append(_table("The same with half as many singular values", found.get("coarse", [])))
+    made.append(_table("Decay of the gap after `off` with time", _decays(found)))
+    made.append(_table("Telegraph noise on the contact", found["noise"]))
+    if found["brackets"]:
         parts = split_brackets(found["brackets"])
         parts["all, not clipped"] = open_brackets(found["brackets"])
-        rows = [{"instances": name, **tightening(part)} for name, part in parts.items()]
+        rows = [
+            {
+                "instances": name,
+                **tightening(part),
+                "saved, definite number": tightening(part, "number ")["saved"],
+            }
+            for name, part in parts.items()
+        ]
         made.append(_table("Certificates of random quenches", rows))
         made.append(_table("Widths that states with the same data reach", found["reached"]))
     return tuple(table for table in made if table.rows)
+
+
+def _plain(row: dict) -> dict:
+    """What of a fitted drive goes into a table."""
+    return {name: row[name] for name in ("curve", "error", "finite")}
 
 
 def _decays(found: dict) -> list[dict]:

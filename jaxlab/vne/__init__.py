@@ -12,7 +12,8 @@ A model gives a single-particle Hamiltonian ``h``; the state is ``C[i, j] = <c_i
 5. ``certificate``       bounds on the true entropy of any state, from ``C`` alone
 6. ``charge_cumulants``, ``charge_distribution``, ``transfer_function``   what counting would see
 7. ``kl_series``, ``song_series``, ``roots_estimator``   entropies from such counts
-8. ``sample_occupations``, ``entropy_from_modes``   finite shots, and intervals from them
+8. ``sample_occupations``, ``entropy_from_modes``, ``entropy_from_pairs``   finite shots, of the
+                         region's modes or of its two-point functions, and intervals from them
 9. ``levitov_rates``, ``dot_steady_state``   references for infinite leads
 10. ``Interacting``      the exact reference with interactions, up to about 20 sites
 
@@ -43,6 +44,7 @@ from jaxlab.vne.landauer import (
 from jaxlab.vne.lattice import block_diag, box_disorder, dot, hopping_chain, qpc, star, subsystems
 from jaxlab.vne.noise import evolve_noisy, telegraph_noise, white_noise
 from jaxlab.vne.occupations import occupations
+from jaxlab.vne.pairs import corr_from_pairs, entropy_from_pairs, pair_settings
 from jaxlab.vne.sampling import Estimate, entropy_from_modes, jackknife, sample_occupations
 from jaxlab.vne.series import (
     kl_series,
@@ -62,6 +64,7 @@ __all__ = [
     "charge_cumulants",
     "charge_distribution",
     "contact_transmission",
+    "corr_from_pairs",
     "dot",
     "dot_green",
     "dot_steady_state",
@@ -69,6 +72,7 @@ __all__ = [
     "entanglement_spectrum",
     "entropy",
     "entropy_from_modes",
+    "entropy_from_pairs",
     "evolve_driven",
     "evolve_eig",
     "evolve_noisy",
@@ -83,6 +87,7 @@ __all__ = [
     "map_quenches",
     "mutual_information",
     "occupations",
+    "pair_settings",
     "qpc",
     "renyi",
     "roots_estimator",

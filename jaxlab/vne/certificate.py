@@ -14,19 +14,24 @@ does not shrink when X grows (data processing). So with A and everything else, B
 The last is never worse than the second for pure states, and usually far better: what makes a pure
 state look mixed in its two-point functions is shared by few modes. For mixed starts it fades as
 S_0 grows, and the third remains, for small regions. All hold with A and B exchanged, and
-``S(A) >= S(B) - S_0`` carries them back. Source of the first two: the literature on Gaussian
-extremality; the others are ours, see ``docs/sources/vne.md``, which also tells how close states
-with the same data come to both ends.
+``S(A) >= S(B) - S_0`` carries them back. Where the number of particles of all sites is known to be
+definite, charges on the two sides of a cut are as random as each other, and modes Y can take from
+the rest no more than what they hold beside their charge, ``g(Y)``: ``S(rest) >= S_0 - g(Y)``. This
+helps large regions of mixed starts: ``S(A) >= S_0`` if A is all but one site. Source of the first
+two: the literature on Gaussian extremality; the others are ours, see ``docs/sources/vne.md``, which
+also tells how close states with the same data come to both ends.
 """
 
 import functools
 import itertools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from jaxlab.vne.counting import coin_distribution
 from jaxlab.vne.entropy import binary_entropy
 from jaxlab.vne.occupations import Region, check_region, occupations
 from jaxlab.vne.precision import Matrix, in_double
@@ -38,6 +43,7 @@ def certificate(
     initial_entropy: float | Float[Array, ""] = 0.0,
     *,
     modes: int = 4,
+    definite_number: bool = False,
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """Two-sided bound on a region's von Neumann entropy, in any particle-conserving state.
 
@@ -51,6 +57,9 @@ def certificate(
       modes: how many modes of each side are tried, up to three at a time, to tighten the lower
         bound; 0 for ``S_G(A) - D(all)`` alone. Each try costs one eigenvalue problem. Derivatives
         hold these modes fixed.
+      definite_number: whether the state of all sites has one number of particles, without
+        fluctuations, as ground states and canonical ensembles have and evolution keeps. True
+        tightens the lower bound of mixed states; it is WRONG for grand-canonical ones.
 
     Returns:
       ``(lower, upper)``, float64, in nats; rigorous up to rounding (1e-12 or so).
@@ -72,12 +81,12 @@ def certificate(
     check_region("certificate", corr, region)
     if modes < 0:
         raise ValueError(f"certificate: modes={modes} must not be negative.")
-    return _certificate(corr, region, initial_entropy, modes)
+    return _certificate(corr, region, initial_entropy, modes, definite_number)
 
 
-@functools.partial(jax.jit, static_argnames="modes")
+@functools.partial(jax.jit, static_argnames=("modes", "definite_number"))
 def _certificate(
-    corr: Array, region: Array, initial_entropy: Array, modes: int
+    corr: Array, region: Array, initial_entropy: Array, modes: int, definite_number: bool
 ) -> tuple[Array, Array]:
     corr, start = in_double("certificate", corr=corr, initial_entropy=initial_entropy)
     corr, region = (corr + corr.conj().T) / 2, jnp.asarray(region)
@@ -85,17 +94,30 @@ def _certificate(
     inside, outside = _entropy(inner), _entropy(outer)
     surplus = _entropy(occupations(corr)) - start
     upper = jnp.minimum(inside, outside + start)
-    lower = inside - jnp.minimum(surplus, _surplus_without(corr, ~region, start, modes))
-    other = outside - jnp.minimum(surplus, _surplus_without(corr, region, start, modes))
+    held = _entropy_beside_charge if definite_number else _entropy
+    lower = inside - jnp.minimum(surplus, _surplus_without(corr, ~region, start, modes, held))
+    other = outside - jnp.minimum(surplus, _surplus_without(corr, region, start, modes, held))
     if modes:
         other = jnp.maximum(other, _entropy_alone(outer))
-        lower = jnp.maximum(lower, _entropy_alone(inner))
-        lower = jnp.maximum(lower, jnp.maximum(other - start, start - outside))
+        lower = jnp.maximum(lower, jnp.maximum(_entropy_alone(inner), start - held(outer)))
+        lower = jnp.maximum(lower, other - start)
     return jnp.clip(lower, 0.0, upper), upper
 
 
 def _entropy(z: Array) -> Array:
     return jnp.sum(binary_entropy(z))
+
+
+def _entropy_beside_charge(z: Array) -> Array:
+    """Most entropy that modes hold beside that of their charge.
+
+    ``S - H(P)`` for the distribution P of the charge. It is the mean of the entropies of the parts
+    of given charge n, each at most ``-Tr rho_n ln gamma_n`` for the Gaussian state's part. These
+    add up to ``S_G + sum_n P(n) ln P_G(n)``, and as P_G is log-concave, Jensen's inequality leaves
+    its logarithm at the mean charge, between neighboring n on a straight line.
+    """
+    logs = jnp.log(jnp.maximum(coin_distribution(z), 1e-300))
+    return _entropy(z) + jnp.interp(jnp.sum(z), jnp.arange(logs.size), logs)
 
 
 def _entropy_alone(z: Array) -> Array:
@@ -105,8 +127,13 @@ def _entropy_alone(z: Array) -> Array:
     return _least_entropy(z[order[-3:]]) - _entropy(z[order[:-3]])
 
 
-def _surplus_without(corr: Array, region: Array, start: Array, modes: int) -> Array:
-    """Least bound on D of all modes but one, two or three of a region."""
+def _surplus_without(
+    corr: Array, region: Array, start: Array, modes: int, held: Callable[[Array], Array]
+) -> Array:
+    """Least bound on D of all modes but one, two or three of a region.
+
+    These take no more than ``held`` of the entropy of all from the rest.
+    """
     tried = min(modes, corr.shape[0])
     if tried == 0:
         return jnp.asarray(jnp.inf)
@@ -131,7 +158,7 @@ def _surplus_without(corr: Array, region: Array, start: Array, modes: int) -> Ar
         rest = jnp.eye(corr.shape[0]) - taken @ taken.conj().T
         z = jnp.append(occupations(taken.conj().T @ corr @ taken), jnp.zeros(3))
         z = z[jnp.argsort(binary_entropy(z))[-3:]]  # modes not chosen are at zero
-        least = jnp.maximum(_least_entropy(z) - start, start - _entropy(z))
+        least = jnp.maximum(_least_entropy(z) - start, start - held(z))
         found = _entropy(occupations(rest @ corr @ rest)) - jnp.maximum(least, 0.0)
         return jnp.where(jnp.all(usable | ~chosen), found, jnp.inf)
 

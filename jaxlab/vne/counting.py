@@ -108,7 +108,11 @@ def charge_distribution(
       ...     charge_distribution(np.eye(2) / 2 + 0j)
       Array([0.25, 0.5 , 0.25], dtype=float64)
     """
-    z = occupations(corr, region, largest=largest)
+    return coin_distribution(occupations(corr, region, largest=largest))
+
+
+def coin_distribution(z: Array) -> Array:
+    """Distribution of the sum of coins with mean ``z``, ``[size + 1]``."""
 
     def add_coin(distribution: Array, mean: Array) -> tuple[Array, None]:
         return distribution * (1 - mean) + jnp.roll(distribution, 1) * mean, None

@@ -39,7 +39,7 @@ def evolve_eig(
 
     Args:
       h: ``[L, L]`` Hermitian, energy; real input keeps the eigensolver and the products real.
-      corr: ``C(0)[i, j] = <c_i^dag c_j>``, ``[L, L]``.
+      corr: ``C(0)[i, j] = <c_i^dag c_j>``, ``[L, L]``; its Hermitian part counts.
       times: ``[T]``, in units of hbar / energy.
       sites: int ``[n]``, which rows and columns to compute; None for all.
       measure: what to keep of each ``C(t)``, a function of the ``[n, n]`` matrix; memory then does
@@ -82,7 +82,7 @@ def _evolve(
     h, corr, times = in_double("evolve_eig", h=h, corr=corr, times=times)
     h = (h + h.conj().T) / 2
     energies, modes = jnp.linalg.eigh(h, symmetrize_input=False)
-    corr = corr.astype(jnp.complex128)
+    corr = ((corr + corr.conj().T) / 2).astype(jnp.complex128)
     turned = _turned(modes, corr)
     rows = modes if sites is None else modes[jnp.asarray(sites)]
     slopes = (_held(modes, h.conj()), _held(modes, corr))
@@ -157,12 +157,17 @@ def propagator_differences(energies: Array, time: Array) -> Array:
 
 
 def _sandwich(rows: Array, matrix: Array) -> Array:
-    """``conj(rows) @ matrix @ rows^T``, in real products where ``rows`` is real."""
-    if not jnp.iscomplexobj(matrix):
-        return rows.conj() @ matrix @ rows.T
+    """``conj(rows) @ matrix @ rows^T`` of a Hermitian matrix, in two real products for real rows.
+
+    Real rows keep its real part symmetric and its imaginary part antisymmetric. So the sum of both
+    goes through the products, and comes apart behind them.
+    """
     if jnp.iscomplexobj(rows):
         return complex_product(complex_product(rows.conj(), matrix), rows.T)
-    return jax.lax.complex(rows @ matrix.real @ rows.T, rows @ matrix.imag @ rows.T)
+    if not jnp.iscomplexobj(matrix):
+        return rows @ matrix @ rows.T
+    both = rows @ (matrix.real + matrix.imag) @ rows.T
+    return jax.lax.complex((both + both.T) / 2, (both - both.T) / 2)
 
 
 def complex_product(left: Array, right: Array) -> Array:

@@ -1,27 +1,19 @@
 """Exact interacting fermions, for what two-point functions cannot tell: up to about 20 sites.
 
-NetKet gives the entries of the Hamiltonian; all else works on the vector of amplitudes, on the
-host. NetKet (extra ``transport``) is imported when the first Hamiltonian is built, without letting
-it switch jax's 64-bit mode.
+Works on the vector of amplitudes of one number of particles (`sector`), on the host.
 """
 
 import dataclasses
 import itertools
 import math
-import os
 import typing
-import warnings
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import jax
 import numpy as np
 from jaxtyping import Bool, Complex128, Float, Int8, Num
 
 from jaxlab.vne.krylov import evolve_vector
-
-_TOGETHER = 200_000
-"""Rows of the Hamiltonian that are built at once."""
+from jaxlab.vne.sector import build, codes, hopping, sector
 
 _LARGEST = 3_000_000
 """States of the largest sector: its vectors and matrix stay below a gigabyte or two."""
@@ -42,17 +34,21 @@ class Interacting:
       h: ``[L, L]`` Hermitian, energy.
       interaction: ``[L, L]`` symmetric, energy; its diagonal does not count.
       particles: how many, 0 to ``L``.
+      implementation: what builds the Hamiltonian, ``"numpy"`` or ``"netket"``, which compiles for
+        some ten seconds first; None for the faster, numpy.
       basis: int8 ``[states, L]``, occupation of every site in every basis state.
       hamiltonian: scipy sparse matrix ``[states, states]``.
 
     Raises:
-      ValueError: a shape does not fit, a matrix is not Hermitian, or there are too many states.
-      ImportError: NetKet or scipy is missing; install the extra ``transport``.
+      ValueError: a shape does not fit, a matrix is not Hermitian, or there are too many states, or
+        the implementation is unknown.
+      ImportError: scipy, or NetKet if asked for, is missing; install the extra ``transport``.
     """
 
     h: Num[np.ndarray, "sites sites"]
     interaction: Float[np.ndarray, "sites sites"]
     particles: int
+    implementation: str | None = None
     basis: Int8[np.ndarray, "states sites"] = dataclasses.field(init=False, repr=False)
     hamiltonian: Any = dataclasses.field(init=False, repr=False)
 
@@ -77,7 +73,8 @@ class Interacting:
                 f"Interacting: {self.particles} particles on {len(h)} sites have {states} states, "
                 f"more than {_LARGEST}; take fewer sites."
             )
-        basis, hamiltonian = _build(h, interaction, self.particles)
+        basis = sector(len(h), self.particles)
+        hamiltonian = build(h, interaction, basis, self.implementation)
         for name, value in (
             ("h", h),
             ("interaction", interaction),
@@ -185,13 +182,10 @@ class Interacting:
         state = np.atleast_2d(state)
         weights = (np.abs(state) ** 2).sum(0)
         corr = np.diag(weights @ self.basis).astype(np.complex128)
-        bits, codes = 1 << np.arange(self.sites), _codes(self.basis)
-        before = np.cumsum(self.basis, axis=1, dtype=np.int64)
+        hops = hopping(self.basis)
         for i, j in itertools.combinations(range(self.sites), 2):
-            hops = np.flatnonzero((self.basis[:, j] == 1) & (self.basis[:, i] == 0))
-            targets = np.searchsorted(codes, codes[hops] + bits[i] - bits[j])
-            signs = 1 - 2 * ((before[hops, j - 1] - before[hops, i]) % 2)
-            corr[i, j] = np.vdot(state[:, targets], signs * state[:, hops])
+            sources, targets, signs = hops(i, j)
+            corr[i, j] = np.vdot(state[:, targets], signs * state[:, sources])
             corr[j, i] = corr[i, j].conj()
         return corr
 
@@ -254,8 +248,8 @@ class Interacting:
         counts = self.basis @ region.astype(np.int64)
         return (
             counts,
-            _codes(self.basis * region),
-            _codes(self.basis * ~region),
+            codes(self.basis * region),
+            codes(self.basis * ~region),
             1 - 2 * (passed % 2),
         )
 
@@ -274,77 +268,3 @@ def _lowest(block: Any) -> np.ndarray:
     if energies.size > 1 and energies[1] - energies[0] < 1e-9 * max(1.0, abs(energies[0])):
         raise ValueError("ground_state: the lowest level is degenerate; fix the charges.")
     return vectors[:, 0]
-
-
-def _build(h: np.ndarray, interaction: np.ndarray, particles: int) -> tuple[np.ndarray, Any]:
-    """Basis and sparse Hamiltonian of one sector, by NetKet."""
-    from scipy.sparse import csr_matrix
-
-    sites = len(h)
-    terms: list[tuple[tuple[int, int], ...]] = [
-        ((i, 1), (j, 0)) for i, j in np.argwhere(h != 0).tolist()
-    ]
-    weights = list(h[h != 0])
-    for i, j in np.argwhere(np.triu(interaction, 1) != 0).tolist():
-        terms.append(((i, 1), (i, 0), (j, 1), (j, 0)))
-        weights.append(interaction[i, j])
-    basis = _sector(sites, particles)
-    shape = (len(basis),) * 2
-    if not terms:
-        return basis, csr_matrix(shape, dtype=np.complex128)
-    netket = _netket()
-    with jax.enable_x64(True), warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # it recommends others, for sampling
-        hilbert = netket.hilbert.SpinOrbitalFermions(sites, n_fermions=particles)
-        operator = netket.operator.FermionOperator2ndNumba(hilbert, terms, weights)
-        parts = [
-            _rows(operator, basis, np.arange(first, min(first + _TOGETHER, len(basis))))
-            for first in range(0, len(basis), _TOGETHER)
-        ]
-    values, rows, columns = (np.concatenate(part) for part in zip(*parts, strict=True))
-    return basis, csr_matrix((values, (rows, columns)), shape=shape)
-
-
-def _rows(operator: Any, basis: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Entries of some rows, their rows and their columns.
-
-    `to_sparse` gives the same, but compiles a program of jax for every number of entries.
-    """
-    ends = np.zeros(len(rows), np.int64)
-    reached, values = operator.get_conn_flattened(basis[rows], ends)
-    columns = np.searchsorted(_codes(basis), _codes(reached))
-    return values.astype(np.complex128), np.repeat(rows, np.diff(ends, prepend=0)), columns
-
-
-def _sector(sites: int, particles: int) -> np.ndarray:
-    """All occupations with a given number of particles, in ascending order of their codes."""
-    states = math.comb(sites, particles)
-    occupied = itertools.chain.from_iterable(itertools.combinations(range(sites), particles))
-    places = np.fromiter(occupied, np.int64, states * particles).reshape(states, particles)
-    basis = np.zeros((states, sites), np.int8)
-    np.put_along_axis(basis, places, 1, axis=1)
-    return basis[np.argsort(_codes(basis))]
-
-
-def _codes(occupations: np.ndarray) -> np.ndarray:
-    """One integer for each row of zeros and ones."""
-    return occupations.astype(np.int64) @ (1 << np.arange(occupations.shape[1]))
-
-
-def _netket() -> Any:
-    """NetKet, imported without its switching 64-bit mode or setting a mesh for the process."""
-    # The import sets 64-bit mode, on or off. A scope hides the process's mode from its own thread.
-    with ThreadPoolExecutor(1) as elsewhere:
-        wide = elsewhere.submit(lambda: jax.config.values["jax_enable_x64"]).result()
-    quiet = {"NETKET_ENABLE_X64": str(int(wide)), "NETKET_SHARDING": "0"}
-    before = {name: os.environ.get(name) for name in quiet}
-    os.environ.update(quiet)
-    try:
-        import netket
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
-    return netket

@@ -11,6 +11,8 @@ from collections.abc import Callable
 import numpy as np
 from jaxtyping import Complex128, Float
 
+from jaxlab.vne.sampling import coin_entropy
+
 _NODES = 400
 """Enough that halving them moves no rate below by more than 1e-12 of itself, edges included."""
 
@@ -118,7 +120,7 @@ def levitov_rates(
         return _integral(lambda energy: of(transmission(energy)), low, high) / (2 * np.pi)
 
     return {
-        "entropy": rate(_coin_entropy),
+        "entropy": rate(coin_entropy),
         "charge": rate(lambda t: t),
         "variance": rate(lambda t: t * (1 - t)),
     }
@@ -189,11 +191,6 @@ def _current(
         for g, m in zip(couplings[1:], mu[1:], strict=True)
     )
     return strength * lost / (2 * np.pi)
-
-
-def _coin_entropy(z: Energies) -> Energies:
-    inner = np.clip(z, 1e-300, 1 - 1e-16)
-    return -inner * np.log(inner) - (1 - inner) * np.log1p(-inner)
 
 
 def _integral(function: Callable[[Energies], Energies], low: float, high: float) -> float:

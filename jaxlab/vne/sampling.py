@@ -93,7 +93,7 @@ def entropy_from_modes(
     z = counts / shots
     shift = float(np.count_nonzero((counts > 0) & (counts < shots))) / (2 * shots)
     low, high = _likely_entropies(z, shots, deviations)
-    return Estimate(float(_coin_entropy(z).sum()) + shift, low + shift, high + shift)
+    return Estimate(float(coin_entropy(z).sum()) + shift, low + shift, high + shift)
 
 
 def _likely_entropies(z: np.ndarray, shots: int, deviations: float) -> tuple[float, float]:
@@ -105,8 +105,8 @@ def _likely_entropies(z: np.ndarray, shots: int, deviations: float) -> tuple[flo
     width = 3 * deviations * np.sqrt((z * (1 - z) + 1 / shots) / shots)
     steps = np.linspace(-1, 1, 401) ** 3
     means = np.clip(z[:, None] + width[:, None] * steps, 1e-12, 1 - 1e-12)
-    spent = shots * (_cross_entropy(z[:, None], means) - _coin_entropy(z)[:, None])
-    entropies, row, ends = _coin_entropy(means), np.arange(z.size), []
+    spent = shots * (_cross_entropy(z[:, None], means) - coin_entropy(z)[:, None])
+    entropies, row, ends = coin_entropy(means), np.arange(z.size), []
     for sign in (-1, 1):
         cheap, dear = math.log(1e-3), math.log(1e5 * shots)
         for _ in range(40):
@@ -125,7 +125,8 @@ def _cross_entropy(z: np.ndarray, mean: np.ndarray) -> np.ndarray:
     return -z * np.log(mean) - (1 - z) * np.log1p(-mean)
 
 
-def _coin_entropy(z: np.ndarray) -> np.ndarray:
+def coin_entropy(z: np.ndarray) -> np.ndarray:
+    """``-z ln z - (1 - z) ln(1 - z)`` elementwise on the host, for ``0 <= z <= 1``."""
     inner = np.clip(z, 1e-300, 1 - 1e-16)
     return _cross_entropy(inner, inner)
 

@@ -7,13 +7,15 @@ import numpy as np
 import pytest
 
 from experiments import vne
-from experiments.harness import Missing, Steps
+from experiments.harness import Steps
 from experiments.workloads import (
     transport_exact,
     transport_extremes,
     transport_free,
     transport_mps,
+    transport_shots,
     transport_tables,
+    transport_values,
 )
 from jaxlab.vne import Interacting, block_diag, entropy, evolve_eig, ground_corr, hopping_chain, qpc
 from tests.oracles import fock
@@ -68,6 +70,8 @@ def bracket(gaussian, surplus, low, high, thermal=False):
         "surplus": surplus,
         "low": low,
         "high": high,
+        "number low": (low + high) / 2,
+        "number high": high,
         "exact": (low + high) / 2,
         "thermal": thermal,
     }
@@ -89,11 +93,12 @@ def test_brackets_are_split_by_start_and_by_what_zero_clips():
     }
     assert transport_tables.tightening(parts["pure, not clipped"])["saved"] == pytest.approx(0.6)
     assert transport_tables.tightening(parts["pure, clipped at zero"])["plain"] == pytest.approx(1)
-    values = vne._bracket_values(rows)
+    values = transport_values.bracket_values(rows)
     assert values["bracket-holds"].value == 0
-    broken = vne._bracket_values([*rows, {**rows[0], "exact": 0.7}])
-    assert broken["bracket-holds"].value == 1
-    assert isinstance(vne._bracket_values([])["bracket-holds"], Missing)
+    assert values["bracket-thermal"].value == pytest.approx(0.2)
+    assert values["bracket-number"].value == pytest.approx(0.6)
+    broken = transport_values.bracket_values([*rows, {**rows[0], "exact": 0.7}])
+    assert broken["bracket-holds"].value == 2
 
 
 def test_shots_needed_follow_from_bias_and_spread():
@@ -104,7 +109,7 @@ def test_shots_needed_follow_from_bias_and_spread():
         {"shots": 1000, "estimator": "wrong", "target": 1.1, "spread": 0.1},
     ]
     needed = {
-        row["estimator"]: row["shots for 2 %"] for row in transport_free.shots_needed(rows, 1.0)
+        row["estimator"]: row["shots for 2 %"] for row in transport_shots.shots_needed(rows, 1.0)
     }
     assert needed["good"] == pytest.approx(1000 * 0.01 / 0.0004)
     assert needed["biased"] == pytest.approx(1000 * 0.01 / 0.000144)
@@ -114,7 +119,7 @@ def test_shots_needed_follow_from_bias_and_spread():
 def test_samples_have_the_right_means():
     with jax.enable_x64(True):
         corr = np.asarray(ground_corr(hopping_chain(4), 2))
-        sites, charges = transport_free._sums(jax.random.key(0), corr, 7, 2000)
+        sites, charges = transport_shots._sums(jax.random.key(0), corr, 7, 2000)
     assert sites.shape == (7, 4)
     np.testing.assert_allclose(sites.mean(0) / 2000, np.diag(corr).real, atol=0.02)
     np.testing.assert_array_equal(charges, [[0, 0, 2000, 0, 0]] * 7)
@@ -177,7 +182,6 @@ def test_matrix_products_follow_the_free_chain():
 def test_interacting_matrix_products_are_exact_in_short_leads(kind):
     """Six sites a lead need no more than 64 singular values: only the splitting errs."""
     pytest.importorskip("quimb")
-    pytest.importorskip("netket")
     lead, strength = 6, 0.5
     hops, bonds = np.ones(11), np.full(11, strength)
     bonds[lead - 1] = 0

@@ -28,17 +28,18 @@ from tests.vne.cases import hermitian, mixed, projector
 TIMES = np.array([0.4, 1.5])
 
 
-def drive(time):
-    rng = np.random.default_rng(0)
-    still, moving, turning = (hermitian(rng, 4) for _ in range(3))
-    return still + jnp.sin(2 * time) * moving + jnp.cos(time) ** 2 * turning
+STILL, MOVING, TURNING = (hermitian(np.random.default_rng(seed), 4) for seed in range(3))
+
+
+def drive(time, sine=jnp.sin):
+    return STILL + sine(2 * time) * MOVING + sine(time + np.pi / 2) ** 2 * TURNING
 
 
 def by_adaptive_solver(corr, times):
     """An eighth-order Runge-Kutta of the propagator, tolerance 1e-12."""
 
     def slope(time, flat):
-        return (-1j * np.asarray(drive(time)) @ flat.reshape(4, 4)).ravel()
+        return (-1j * drive(time, np.sin) @ flat.reshape(4, 4)).ravel()
 
     solved = scipy.integrate.solve_ivp(
         slope,
@@ -58,14 +59,13 @@ def test_integrators_converge_at_their_order_and_stay_unitary(method, order):
     corr = mixed(np.random.default_rng(1), 4)
     right = by_adaptive_solver(corr, TIMES)
     errors = []
-    for steps in (8, 16, 32):
+    for steps in (16, 32):
         found = evolve_driven(drive, corr, TIMES, steps=steps, method=method)
         errors.append(np.abs(np.asarray(found) - right).max())
         np.testing.assert_allclose(
             np.linalg.eigvalsh(found[-1]), np.linalg.eigvalsh(corr), atol=1e-12
         )
-    slopes = np.log2(np.array(errors[:-1]) / errors[1:])
-    np.testing.assert_allclose(slopes, order, atol=0.35)
+    assert np.log2(errors[0] / errors[1]) == pytest.approx(order, abs=0.35)
 
 
 @hypothesis.given(st.integers(0, 2**32 - 1), st.floats(-3, 3))
@@ -141,8 +141,8 @@ def test_white_noise_dephases_by_its_own_equation():
     rng = np.random.default_rng(3)
     h, corr = hermitian(rng, 3), projector(rng, 3, 1)
     coupling = np.array([[0.0, 1, 0], [1, 0, 0], [0, 0, 0]])
-    strength, interval, steps = 0.6, 0.02, 50
-    paths = white_noise(jax.random.key(0), 3000, steps, interval, strength)
+    strength, interval, steps = 0.6, 0.05, 20
+    paths = white_noise(jax.random.key(0), 1500, steps, interval, strength)
     found, inside = evolve_noisy(
         h, coupling, corr, paths, interval, measure=lambda c: entropy(c, np.arange(3) < 1)
     )
@@ -151,7 +151,7 @@ def test_white_noise_dephases_by_its_own_equation():
     double = turn(coupling) @ turn(coupling)
     whole = scipy.linalg.expm(interval * steps * (1j * turn(h) - strength / 2 * double))
     expected = (whole @ corr.ravel()).reshape(3, 3)
-    assert np.abs(np.asarray(found[-1]) - expected).max() < 0.02
+    assert np.abs(np.asarray(found[-1]) - expected).max() < 0.03
     assert (
         np.abs(np.asarray(found[-1]) - np.asarray(evolve_eig(h, corr, np.ones(1))[0])).max() > 0.1
     )
@@ -182,20 +182,20 @@ def test_shots_have_the_probabilities_of_minors(pure):
         assert (shots.sum(1) == 2).all()
 
 
-@pytest.mark.parametrize("shots", [100, 1000])
+@pytest.mark.parametrize("shots", [100, pytest.param(1000, marks=pytest.mark.slow)])
 def test_intervals_cover_as_often_as_they_say(shots):
     """The twelve-site contact at t = 2: most of its modes are all but full or empty."""
     rng = np.random.default_rng(5)
     z = np.array([3.05814e-5, 3.142872e-3, 0.697511428, 0.987329557, 0.999984692, 1.0])
     truth = float(entropy(np.diag(z) + 0j))
     hits, values = 0, []
-    for _ in range(800):
+    for _ in range(600):
         estimate = entropy_from_modes(rng.binomial(shots, z), shots)
         assert estimate.low <= estimate.value <= estimate.high
         hits += estimate.low <= truth <= estimate.high
         values.append(estimate.value)
-    assert 0.93 <= hits / 800 <= 0.97
-    assert np.mean(values) == pytest.approx(truth, abs=3 * np.std(values) / 800**0.5 + 1 / shots)
+    assert 0.93 <= hits / 600 <= 0.97
+    assert np.mean(values) == pytest.approx(truth, abs=3 * np.std(values) / 600**0.5 + 1 / shots)
 
 
 def test_interval_of_one_coin_is_that_of_its_likelihood():

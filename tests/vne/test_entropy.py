@@ -42,7 +42,7 @@ few = hypothesis.settings(max_examples=10)
 
 def draw(seed, sites=None):
     rng = np.random.default_rng(seed)
-    sites = sites or int(rng.choice([2, 5, 8]))
+    sites = sites or int(rng.choice([2, 6]))
     return rng, mixed(rng, sites), rng.random(sites) < 0.5
 
 
@@ -126,7 +126,7 @@ def test_both_sides_of_a_pure_state_are_alike(seed, particles):
 
 @hypothesis.given(seeds)
 def test_charge_statistics_agree_with_each_other(seed):
-    _, corr, region = draw(seed, 7)
+    _, corr, region = draw(seed, 6)
     chances = np.asarray(charge_distribution(corr, region))
     charges = np.arange(chances.size)
     assert chances.min() >= 0
@@ -170,6 +170,7 @@ def test_transfers_are_those_of_two_countings(sizes):
         transfer_function(h, np.eye(4) / 2 + 0j, masks[:, :3], 0.9, fields)
 
 
+@pytest.mark.slow
 def test_transfers_from_a_sharp_start_are_charges():
     rng = np.random.default_rng(9)
     h, region, field = hermitian(rng, 5), np.arange(5) < 2, np.array([0.4, -1.3])
@@ -183,7 +184,7 @@ def test_transfers_from_a_sharp_start_are_charges():
 @hypothesis.given(seeds)
 @few
 def test_estimators_from_charges_reach_the_entropy(seed):
-    _, corr, region = draw(seed, 7)
+    _, corr, region = draw(seed, 6)
     exact = float(entropy(corr, region))
     assert roots_estimator(charge_distribution(corr, region)) == pytest.approx(exact, abs=1e-9)
     cumulants = charge_cumulants(corr, region, 20)
@@ -204,9 +205,10 @@ def test_cumulants_of_one_coin_to_order_twenty(z):
 
 
 def test_roots_in_extended_precision_reach_further():
-    z = np.linspace(0.02, 0.98, 30)
-    chances = charge_distribution(np.diag(z) + 0j)
-    exact = float(entropy(np.diag(z) + 0j))
+    z, chances = np.linspace(0.02, 0.98, 30), np.ones(1)
+    for mean in z:
+        chances = np.convolve(chances, [1 - mean, mean])
+    exact = -(z * np.log(z) + (1 - z) * np.log1p(-z)).sum()
     assert roots_estimator(chances, digits=50) == pytest.approx(exact, abs=1e-6)
 
 
@@ -228,7 +230,7 @@ def test_largest_region_changes_nothing_but_the_work():
     _, corr, region = draw(5, 8)
     size = int(region.sum())
     full = np.asarray(occupations(corr, region))
-    for largest in range(size, 9):
+    for largest in (size, 7):
         small = np.asarray(occupations(corr, region, largest=largest))
         np.testing.assert_allclose(small, full[8 - largest :], atol=1e-14)
     with pytest.raises(ValueError, match="largest"):
@@ -290,24 +292,32 @@ def test_renyi_entropies_meet_the_entropy_at_order_one():
     assert ends[0] == pytest.approx(ends[1], abs=1e-8)
 
 
-@pytest.mark.parametrize("name", FUNCTIONS)
-def test_eager_jit_vmap_and_gradient_agree(name):
-    function = FUNCTIONS[name]
+def test_eager_jit_vmap_and_gradient_agree():
+    """Of all functions together, in the order of FUNCTIONS: few programs, each compiled once."""
+
+    def all_of(corr, region):
+        return jnp.stack([function(corr, region) for function in FUNCTIONS.values()])
+
     rng = np.random.default_rng(1)
     corrs = np.stack([mixed(rng, 6) for _ in range(3)])
     region = np.array([True, False, True, True, False, False])
-    jitted, mapped = jax.jit(function), jax.jit(jax.vmap(function, (0, None)))
-    alone = [float(jitted(c, region)) for c in corrs]
-    assert float(function(corrs[0], region)) == pytest.approx(alone[0], rel=1e-12)
+    jitted, mapped = jax.jit(all_of), jax.jit(jax.vmap(all_of, (0, None)))
+    alone = np.stack([jitted(c, region) for c in corrs])
+    np.testing.assert_allclose(all_of(corrs[0], region), alone[0], rtol=1e-12)
     np.testing.assert_allclose(mapped(corrs, region), alone, rtol=1e-12)
     direction = hermitian(rng, 6)
-    _, slope = jax.jvp(lambda c: jitted(c, region), (corrs[0],), (direction,))
-    pulled = jax.grad(lambda c: jitted(c, region))(jnp.asarray(corrs[0]))
+    _, slopes = jax.jit(lambda c, d: jax.jvp(lambda c: all_of(c, region), (c,), (d,)))(
+        corrs[0], direction
+    )
     step = 1e-6
-    ahead, behind = (float(jitted(corrs[0] + s * direction, region)) for s in (step, -step))
-    assert float(slope) == pytest.approx((ahead - behind) / (2 * step), rel=1e-6, abs=1e-7)
+    ahead, behind = (jitted(corrs[0] + s * direction, region) for s in (step, -step))
+    np.testing.assert_allclose(slopes, (ahead - behind) / (2 * step), rtol=1e-6, atol=1e-7)
+    weights = rng.normal(size=len(FUNCTIONS))
+    pulled = jax.jit(jax.grad(lambda c: weights @ all_of(c, region)))(jnp.asarray(corrs[0]))
     # jax's gradient of a real function is conjugate to the direction it pairs with.
-    assert float(jnp.sum(pulled * direction).real) == pytest.approx(float(slope), rel=1e-9)
+    assert float(jnp.sum(pulled * direction).real) == pytest.approx(
+        float(weights @ slopes), rel=1e-9
+    )
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)

@@ -1,7 +1,5 @@
 """Free evolution and its starting states against matrix exponentials, with their derivatives."""
 
-import functools
-
 import hypothesis
 import hypothesis.strategies as st
 import jax
@@ -49,6 +47,8 @@ def test_evolution_is_that_of_the_exponential(real):
     np.testing.assert_allclose(
         evolve_eig(h, corr, TIMES, sites=sites), found[:, sites][:, :, sites], atol=1e-13
     )
+    skewed = corr + 1j * hermitian(rng, 6)
+    np.testing.assert_allclose(evolve_eig(h, skewed, TIMES), found, atol=1e-12)
 
 
 @hypothesis.given(st.integers(0, 2**32 - 1))
@@ -69,12 +69,17 @@ def test_what_evolution_keeps(seed):
 def test_continuity_of_the_charge(seed):
     rng = np.random.default_rng(seed)
     h, corr = np.asarray(hopping_chain(6, phase=0.4, onsite=rng.normal(size=6))), mixed(rng, 6)
-    densities = lambda t: jnp.diagonal(evolve_eig(h, corr, t[None])[0]).real  # noqa: E731
-    now = evolve_eig(h, corr, np.array([0.9]))[0]
-    _, growth = jax.jvp(densities, (jnp.array(0.9),), (jnp.array(1.0),))
+    now, growth = moving(h, corr, 0.9)
     currents = -2 * (np.diagonal(h, 1) * np.diagonal(now, 1)).imag
     expected = np.concatenate([[0], currents]) - np.concatenate([currents, [0]])
     np.testing.assert_allclose(growth, expected, atol=1e-12)
+
+
+@jax.jit
+def moving(h, corr, time):
+    """``C(t)``, and how fast the occupations change."""
+    now, change = jax.jvp(lambda t: evolve_eig(h, corr, t[None])[0], (time,), (jnp.ones(()),))
+    return now, jnp.diagonal(change).real
 
 
 def test_light_cone():
@@ -135,6 +140,7 @@ def test_derivative_where_levels_cross():
         np.testing.assert_allclose(found, (ends[0] - ends[1]) / 2e-5, atol=1e-8)
 
 
+@pytest.mark.slow
 def test_second_derivative_is_right_where_levels_differ():
     def charge(x):
         h = jnp.asarray(hermitian(np.random.default_rng(3), 4)) + x * jnp.diag(jnp.arange(4.0))
@@ -162,25 +168,27 @@ def test_derivatives_of_the_starting_states():
     rng = np.random.default_rng(6)
     h, bump, weight = (hermitian(rng, 5) for _ in range(3))
 
-    def probe(state):
-        return jax.jit(lambda x: jnp.sum(weight * state(jnp.asarray(h + x * bump))).real)
+    @jax.jit
+    @jax.value_and_grad
+    def probe(point, signs):
+        x, mu, temperature = point
+        moved = jnp.asarray(h + x * bump)
+        states = (
+            ground_corr(moved, 2),
+            thermal_corr(moved, mu, temperature),
+            thermal_corr(moved, mu, 1e-3),
+        )
+        return signs @ jnp.stack([jnp.sum(weight * state).real for state in states])
 
-    for state in (
-        functools.partial(ground_corr, particles=2),
-        lambda m: thermal_corr(m, 0.3, 0.2),
-        lambda m: thermal_corr(m, 0.3, 1e-3),
-    ):
-        value = probe(state)
-        _, slope = jax.jvp(value, (0.0,), (1.0,))
-        ends = [float(value(s)) for s in (1e-5, -1e-5)]
-        assert float(slope) == pytest.approx((ends[0] - ends[1]) / 2e-5, rel=1e-6, abs=1e-7)
-    for argument, point in ((0, 0.3), (1, 0.2)):
-        thermal = jax.jit(lambda *p: jnp.sum(weight * thermal_corr(h, *p)).real)
-        slope = jax.grad(thermal, argnums=argument)(0.3, 0.2)
-        moved = [[0.3, 0.2], [0.3, 0.2]]
-        moved[0][argument], moved[1][argument] = point + 1e-5, point - 1e-5
-        ends = [float(thermal(*p)) for p in moved]
-        assert float(slope) == pytest.approx((ends[0] - ends[1]) / 2e-5, rel=1e-6)
+    for signs in np.eye(3):
+        point = np.array([0.0, 0.3, 0.2])
+        slopes = probe(point, signs)[1]
+        for place in range(3):
+            step = 1e-5 * np.eye(3)[place]
+            ends = [float(probe(point + s * step, signs)[0]) for s in (1, -1)]
+            assert float(slopes[place]) == pytest.approx(
+                (ends[0] - ends[1]) / 2e-5, rel=1e-6, abs=1e-7
+            )
 
 
 def test_thermal_leads_of_their_own():
@@ -270,8 +278,10 @@ CURVES = {
     "ground": lambda x: ground_corr(qpc(3, 2, contact=x, phase=0.3), 2),
     "thermal": lambda x: thermal_corr(qpc(3, 2, contact=x, phase=0.3), 0.2, 0.4),
     "eig": lambda x: evolve_eig(qpc(3, 2, contact=x), FILLED, TIMES),
+}
+LONGER = {
     "driven": lambda x: evolve_driven(
-        lambda t: qpc(3, 2, contact=x * (1 + t / 3)), FILLED, TIMES / 2
+        lambda t: qpc(3, 2, contact=x * (1 + t / 3)), FILLED, TIMES / 2, steps=8
     ),
     "noisy": lambda x: evolve_noisy(qpc(3, 2, contact=x), np.eye(5)[::-1], FILLED, PATHS, 0.2)[0],
     "certificate": lambda x: jnp.stack(certificate(BLURRED + x * TILT, np.arange(5) < 2)),
@@ -280,24 +290,30 @@ FILLED, PATHS = np.diag([1.0, 1, 0, 0, 1]) + 0j, np.array([[0.3, -0.2], [0.1, 0.
 BLURRED, TILT = mixed(np.random.default_rng(8), 5), 0.01 * hermitian(np.random.default_rng(9), 5)
 
 
-@pytest.mark.parametrize("name", CURVES)
-def test_eager_jit_vmap_and_gradient_agree(name):
-    curve, points = CURVES[name], np.array([0.2, 0.5, 0.9])
-    eager, jitted = np.asarray(curve(points[1])), jax.jit(curve)
+@pytest.mark.parametrize("curves", [CURVES, pytest.param(LONGER, marks=pytest.mark.slow)])
+def test_eager_jit_vmap_and_gradient_agree(curves):
+    """Of all curves together, in their order: few programs, each compiled once."""
+
+    def all_of(x):
+        return jnp.concatenate([jnp.ravel(curve(x)) for curve in curves.values()])
+
+    points = np.array([0.2, 0.5, 0.9])
+    eager, jitted = np.asarray(all_of(points[1])), jax.jit(all_of)
     alone = np.stack([jitted(x) for x in points])
     np.testing.assert_allclose(alone[1], eager, atol=1e-12)
-    np.testing.assert_allclose(jax.jit(jax.vmap(curve))(points), alone, atol=1e-12)
+    np.testing.assert_allclose(jax.jit(jax.vmap(all_of))(points), alone, atol=1e-12)
+    _, slopes = jax.jit(lambda x: jax.jvp(all_of, (x,), (1.0,)))(0.5)
+    ends = [jitted(0.5 + step) for step in (1e-5, -1e-5)]
+    np.testing.assert_allclose(slopes, (ends[0] - ends[1]) / 2e-5, rtol=1e-6, atol=1e-8)
     weight = np.random.default_rng(1).normal(size=eager.shape)
 
-    @jax.jit
-    @jax.value_and_grad
     def probe(x):
-        found = curve(x)
+        found = all_of(x)
         return jnp.sum(weight * (found.real + found.imag))
 
-    slope = float(probe(0.5)[1])
-    ends = [float(probe(0.5 + step)[0]) for step in (1e-5, -1e-5)]
-    assert slope == pytest.approx((ends[0] - ends[1]) / 2e-5, rel=1e-6, abs=1e-8)
+    pulled = jax.jit(jax.grad(probe))(0.5)
+    expected = weight @ (slopes.real + slopes.imag)
+    assert float(pulled) == pytest.approx(float(expected), rel=1e-9)
 
 
 STEPS = {

@@ -222,15 +222,25 @@ def test_evolution_returns(random_model):
     np.testing.assert_allclose(back, kicked, atol=1e-11)
 
 
-@pytest.mark.parametrize("wide", [False, pytest.param(True, marks=pytest.mark.slow)])
-def test_netket_leaves_the_process_as_it_was(wide):
+@pytest.mark.slow
+def test_netket_builds_the_same_hamiltonian(random_model):
+    pytest.importorskip("netket")
+    other = dataclasses.replace(random_model, implementation="netket")
+    np.testing.assert_allclose(
+        other.hamiltonian.toarray(), random_model.hamiltonian.toarray(), atol=1e-14
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("wide", [False, True])
+def test_netket_leaves_a_fresh_process_as_it_was(wide):
     code = f"""
 import jax, numpy as np, os
 jax.config.update("jax_enable_x64", {wide})
 before, variables = dict(jax.config.values), dict(os.environ)
 from jaxlab.vne import Interacting
 with jax.enable_x64(True):
-    Interacting(np.diag([1.0, 2.0]), np.zeros((2, 2)), 1)
+    Interacting(np.diag([1.0, 2.0]), np.zeros((2, 2)), 1, "netket")
 assert dict(jax.config.values) == before
 assert dict(os.environ) == variables
 assert jax.sharding.get_abstract_mesh().empty
@@ -247,6 +257,8 @@ def test_refusals(random_model):
         Interacting(h, np.zeros((2, 2)), 1)
     with pytest.raises(ValueError, match="particles"):
         Interacting(h, none, 4)
+    with pytest.raises(ValueError, match="implementation"):
+        Interacting(h, none, 1, "qutip")
     with pytest.raises(ValueError, match="states"):
         Interacting(np.eye(30), np.zeros((30, 30)), 15)
     with pytest.raises(ValueError, match="couples"):
