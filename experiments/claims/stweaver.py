@@ -488,8 +488,8 @@ ASSUMPTIONS = (
 REASONS = {
     "online-fragments": "Our traces lack kernels' temporaries and have half the distinct sizes "
     "of the paper's; efficiency falls with the microbatch, and ours are small (docs/sources).",
-    "full-fragments": "Llama-2-7B wastes 16 % of a full device; fewer temporaries and sizes than in "
-    "a real run (docs/sources) keep it from the paper's 43 %.",
+    "full-fragments": "Llama-2-7B wastes 16 % of a full device; traces with fewer temporaries and "
+    "sizes than real ones (docs/sources) keep it from the paper's 43 %.",
     "recompute-fragments-much": "As for the first claim: our traces hardly fragment either way.",
     "dense-reduction-expandable": "Without recomputation expandable segments waste 0.2 to 0.6 % of "
     "our traces, which leaves little to remove.",
@@ -498,8 +498,8 @@ REASONS = {
     "arena and a fallback of its own cost about what they save.",
     "moe-reduction-expandable": "Expandable segments waste less here than the fallback's segments.",
     "moe-reduction-gmlake": "GMLake wastes little more than plain caching on our expert traces.",
-    "moe-reuse-recompute": "Idle ranges take 72 % of the dynamic requests, but the fallback's peak "
-    "is set by one segment of 20 MiB more or less; the paper's expert traces are not public.",
+    "moe-reuse-recompute": "Idle ranges take 72 % of the dynamic requests, but hardly one at the moment "
+    "when the fallback is fullest; the paper's expert traces are not public.",
     "moe-reuse-none": "Our reading reuses in the forward pass too; the authors' code does not.",
     "static-share": "The plan saves nothing on our expert traces, so its share has no meaning.",
     "known-optimum": "Solved in 2 s each; where many cuts share a time (256 different times) none "

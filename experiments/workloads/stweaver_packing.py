@@ -33,7 +33,8 @@ def minimalloc(name: str, seconds: float, seed: int) -> dict:
       seed: of the search.
 
     Returns:
-      Whether it was solved, in what time (compilation excluded); height and the height that is proved to be needed.
+      Whether it was solved, in what time (compilation excluded); height and the height that is
+      proved to be needed.
     """
     trace = read_minimalloc(MINIMALLOC / f"{name}.{CAPACITY}.csv")
     made = plan(trace, planner="exact", time_limit=seconds, capacity=CAPACITY, seed=seed)
