@@ -498,8 +498,8 @@ REASONS = {
     "arena and a fallback of its own cost about what they save.",
     "moe-reduction-expandable": "Expandable segments waste less here than the fallback's segments.",
     "moe-reduction-gmlake": "GMLake wastes little more than plain caching on our expert traces.",
-    "moe-reuse-recompute": "Idle ranges take 72 % of the dynamic requests, but hardly one at the moment "
-    "when the fallback is fullest; the paper's expert traces are not public.",
+    "moe-reuse-recompute": "Idle ranges take 72 % of the dynamic requests, but hardly one when "
+    "the fallback is fullest; the paper's expert traces are not public.",
     "moe-reuse-none": "Our reading reuses in the forward pass too; the authors' code does not.",
     "static-share": "The plan saves nothing on our expert traces, so its share has no meaning.",
     "known-optimum": "Solved in 2 s each; where many cuts share a time (256 different times) none "
