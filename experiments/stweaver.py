@@ -12,20 +12,20 @@ takes about twenty minutes on two cores; the comparison with a peer needs omnima
 """
 
 import dataclasses
-import math
 
 from experiments.claims.stweaver import ASSUMPTIONS, CLAIMS, REASONS
-from experiments.harness import Missing, Result, Steps, Value
+from experiments.harness import Result, Steps, Value
 from experiments.workloads import (
     stweaver_packing,
     stweaver_programs,
     stweaver_runtime,
     stweaver_tables,
     stweaver_training,
+    stweaver_values,
 )
 from experiments.workloads.stweaver_packing import Cut, Published
-from experiments.workloads.stweaver_tables import fallback, lost, mean, reduction
-from experiments.workloads.stweaver_training import BASELINES, Training
+from experiments.workloads.stweaver_tables import lost
+from experiments.workloads.stweaver_training import Training
 from experiments.workloads.training_steps import MODELS as PROGRAMS
 from jaxlab.stweaver import SCHEDULES, Parallelism
 
@@ -203,6 +203,7 @@ def run(config: Config, steps: Steps = Steps()) -> Result:
         )
         for size in config.microbatches
     ]
+    jobs = [(job, letters) for job in config.dense for letters in config.largest]
     largest = [
         {
             "case": f"{job.model}, {letters}",
@@ -215,8 +216,22 @@ def run(config: Config, steps: Steps = Steps()) -> Result:
                 config.limit,
             ),
         }
-        for job in config.dense
-        for letters in config.largest
+        for job, letters in jobs
+    ]
+    full = [
+        {
+            "microbatch": row["caching"],
+            **steps.do(
+                f"full device, {row['case']}",
+                training.efficiency,
+                job,
+                letters,
+                config.iterations,
+                microbatch=row["caching"],
+            ),
+        }
+        for (job, letters), row in zip(jobs, largest, strict=True)
+        if row["caching"]
     ]
     times = [
         {
@@ -290,8 +305,8 @@ def run(config: Config, steps: Steps = Steps()) -> Result:
     small = dataclasses.replace(config.dense[0], layers=4)
     return Result(
         {
-            **_training_values(dense, mixture, sweep, largest),
-            **_packing_values(times, hard, peer, known),
+            **stweaver_values.training_values(dense, mixture, sweep, largest, full),
+            **stweaver_values.packing_values(times, hard, peer, known),
             "runtime-price": Value(price["runtime_ns"] / price["caching_ns"], "timed"),
             "resynchronizes": Value(min(row["resynchronized"] for row in surprises)),
             "dynamic-never-overlaps": Value(
@@ -299,10 +314,10 @@ def run(config: Config, steps: Steps = Steps()) -> Result:
                 and dynamic["dynamic"] >= config.dynamic
                 and dynamic["counters"]["planned"] >= 0.9 * dynamic["static"]
             ),
-            **_program_values(orders, jaxprs, compiled),
+            **stweaver_values.program_values(orders, jaxprs, compiled),
         },
         (
-            *stweaver_tables.training_tables(dense, mixture, sweep, largest),
+            *stweaver_tables.training_tables(dense, mixture, sweep, largest, full),
             *stweaver_tables.packing_tables(times, hard, peer, known),
             *stweaver_tables.program_tables(orders, jaxprs, compiled),
             stweaver_tables.surprise_table(surprises),
@@ -318,96 +333,6 @@ def run(config: Config, steps: Steps = Steps()) -> Result:
             "dynamic": dynamic,
         },
     )
-
-
-def _training_values(dense: list, mixture: list, sweep: list, largest: list) -> dict:
-    caching = {
-        (row["model"], row["schedule"]): row["allocators"]["caching"]["efficiency"] for row in dense
-    }
-    models = {model for model, _ in caching}
-    runs = [one for row in mixture for one in row["runs"]]
-    gain = lost(runs, "caching") - lost(runs, "stweaver")
-    cases = [value for row in dense for value in row["reduction"].values()]
-    spread = [row["allocators"]["stweaver"]["efficiency"] for _, row in sweep]
-    more = [row["stweaver"] - max(row[name] for name in BASELINES) for row in largest]
-    reuse = {row["schedule"]: fallback(row["runs"]) for row in mixture}
-    return {
-        "online-fragments": Value(
-            min(value for (_, letters), value in caching.items() if letters in ("R", "VR"))
-        ),
-        **dict.fromkeys(
-            ("recompute-fragments-more", "recompute-fragments-much"),
-            Value(min(caching[model, "N"] - caching[model, "R"] for model in models)),
-        ),
-        "dense-efficiency": Value(
-            min(row["allocators"]["stweaver"]["efficiency"] for row in dense)
-        ),
-        **{
-            f"dense-reduction-{name}": Value(mean([row["reduction"][name] for row in dense]))
-            for name in BASELINES
-        },
-        "dense-reduction-worst": Value(min(cases)),
-        **{f"moe-reduction-{name}": Value(reduction(runs, name)) for name in BASELINES},
-        "moe-fragmentation": Value(mean([1 - one["stweaver"]["efficiency"] for one in runs])),
-        "moe-reuse-recompute": Value(reuse["R"]),
-        "moe-reuse-none": Value(reuse["N"]),
-        "static-share": Value(
-            (lost(runs, "caching") - lost(runs, "static")) / gain if gain > 0 else math.nan
-        ),
-        "microbatch-spread": Value(max(spread) - min(spread)),
-        "larger-microbatch-never-less": Value(min(more)),
-        "larger-microbatch": Value(max(more)),
-    }
-
-
-def _packing_values(times: list, hard: list, peer: dict, known: list) -> dict:
-    values: dict[str, Value | Missing] = {}
-    if times:
-        most = max(times, key=lambda row: row["requests"])
-        values = {
-            "plan-time": Value(max(row["seconds"] / row["paper"] for row in times), "timed"),
-            "scale-seconds": Value(most["seconds"], "timed"),
-            "scale-gap": Value(most["gap"]),
-            "scale-memory": Value(most["peak"] / 2**30, "timed"),
-        }
-    lower = [row["name"] for row in hard if row["height"] < peer.get(row["name"], 0)]
-    return values | {
-        "minimalloc-solved": Value(sum(row["solved"] for row in hard), "timed"),
-        "minimalloc-slowest": Value(max(row["seconds"] for row in hard), "timed"),
-        "minimalloc-total": Value(sum(row["seconds"] for row in hard), "timed"),
-        "minimalloc-peer": Value(len(lower), "timed")
-        if peer
-        else Missing("needs omnimalloc (extra bench)"),
-        "known-optimum": Value(mean([row["solved"] for row in known]), "timed")
-        if len(known) >= 200
-        else Missing("needs at least 200 instances"),
-    }
-
-
-def _program_values(orders: list, jaxprs: list, compiled: list) -> dict:
-    identical = {row["model"]: row["identical"] for row in orders if "identical" in row}
-    roomy = [row["saving"] for row in orders if row["room"] >= 0.15]
-    return {
-        "order-never-worse": Value(
-            max(row["ours"] / row["program"] for row in orders), "deterministic", tolerance=0.05
-        ),
-        "order-saves": Value(min(roomy), "deterministic", tolerance=0.05)
-        if roomy
-        else Missing("the bounds show room of 15 % in no case (see the table)"),
-        "order-identical": Value(identical)
-        if identical
-        else Missing("no program was executed; see Config.execute"),
-        "jax-plans": Value(
-            min(row["bound"] / row["height"] for row in jaxprs), "deterministic", tolerance=0.01
-        ),
-        "xla-temporaries": Value(
-            {
-                f"{row['model']}{' remat' if row['remat'] else ''}": not row["error"]
-                and row["stated"] == row["rebuilt"]
-                for row in compiled
-            }
-        ),
-    }
 
 
 def _notes(known: list, price: dict, dynamic: dict, mixture: list) -> tuple[str, ...]:

@@ -164,6 +164,8 @@ def _read(path: str | os.PathLike[str]) -> tuple[list[str], list[list[str]], int
             rows = [row for row in reader if row]
         except csv.Error as error:
             raise ValueError(f"{path}: line {reader.line_num}: {error}.") from None
+    if len(header) == 1 and ";" in header[0]:
+        raise ValueError(f"{path}: cells are parted by ';'; save it with commas.")
     for number, row in enumerate(rows):
         if len(row) != len(header):
             raise ValueError(

@@ -9,7 +9,12 @@ import pytest
 from experiments import stweaver
 from experiments.figures.stweaver import draw
 from experiments.harness import Result
-from experiments.workloads import stweaver_packing, stweaver_runtime, stweaver_tables
+from experiments.workloads import (
+    stweaver_packing,
+    stweaver_runtime,
+    stweaver_tables,
+    stweaver_values,
+)
 from experiments.workloads.stweaver_training import Training, efficiency, largest
 from jaxlab.stweaver import MODELS, Parallelism, Trace
 
@@ -64,9 +69,11 @@ def test_values_of_training_are_those_counted_by_hand():
         {"caching": 3, "expandable": 4, "gmlake": 2, "stweaver": 4},
         {"caching": 3, "expandable": 3, "gmlake": 2, "stweaver": 5},
     ]
-    values = stweaver._training_values(DENSE, MIXTURE, sweep, cases)
+    full = [dense_row("N", (0.2,) * 4), dense_row("R", (0.7, 0.6, 0.6, 0.98))]
+    values = stweaver_values.training_values(DENSE, MIXTURE, sweep, cases, full)
     got = {name: value.value for name, value in values.items()}
     assert got["online-fragments"] == pytest.approx(0.5)
+    assert (got["full-fragments"], got["full-efficiency"]) == pytest.approx((0.7, 0.98))
     assert got["recompute-fragments-more"] == pytest.approx(0.4)
     assert got["dense-efficiency"] == pytest.approx(0.95)
     assert got["dense-reduction-expandable"] == pytest.approx(0.6)
@@ -83,7 +90,8 @@ def test_a_share_of_no_gain_is_no_number():
     losers = [{"schedule": name, "requests": 9, "dynamic": 4, "runs": []} for name in "NR"]
     for row in losers:
         row["runs"] = [run_of(100, 120, 110, 4, 4)]
-    values = stweaver._training_values(DENSE, losers, [(1, DENSE[0])], [CASE])
+    values = stweaver_values.training_values(DENSE, losers, [(1, DENSE[0])], [CASE], [])
+    assert "fits" in values["full-fragments"].reason
     assert math.isnan(values["static-share"].value)
     claim = next(claim for claim in stweaver.CLAIMS if claim.id == "static-share")
     assert not claim.criterion.accepts(values["static-share"].value)
@@ -97,7 +105,7 @@ def test_values_of_packing_count_instances():
         {"name": "B", "height": 120, "solved": False, "seconds": 10.0},
     ]
     known = [{"solved": turn % 4 > 0} for turn in range(200)]
-    values = stweaver._packing_values([], hard, {"A": 101, "B": 120}, known)
+    values = stweaver_values.packing_values([], hard, {"A": 101, "B": 120}, known)
     got = {name: value.value for name, value in values.items()}
     assert got == {
         "minimalloc-solved": 1,
@@ -106,7 +114,7 @@ def test_values_of_packing_count_instances():
         "minimalloc-peer": 1,
         "known-optimum": 0.75,
     }
-    alone = stweaver._packing_values([], hard, {}, [])
+    alone = stweaver_values.packing_values([], hard, {}, [])
     assert "omnimalloc" in alone["minimalloc-peer"].reason
     assert "200" in alone["known-optimum"].reason
 
@@ -121,13 +129,13 @@ def test_savings_are_judged_where_there_is_room():
         {"model": "a", "remat": False, "stated": 8, "rebuilt": 8, "error": ""},
         {"model": "a", "remat": True, "stated": 8, "rebuilt": 7, "error": ""},
     ]
-    values = stweaver._program_values(rows, jaxprs, xla)
+    values = stweaver_values.program_values(rows, jaxprs, xla)
     assert values["order-saves"].value == pytest.approx(0.1)
     assert values["order-never-worse"].value == pytest.approx(0.99)
     assert values["order-identical"].value == {"a": True}
     assert values["jax-plans"].value == pytest.approx(0.98)
     assert values["xla-temporaries"].value == {"a": True, "a remat": False}
-    assert "15 %" in stweaver._program_values(rows[1:], jaxprs, xla)["order-saves"].reason
+    assert "15 %" in stweaver_values.program_values(rows[1:], jaxprs, xla)["order-saves"].reason
 
 
 def test_every_peer_that_is_lower_is_listed():

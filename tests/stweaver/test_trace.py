@@ -61,10 +61,11 @@ def test_a_name_that_cannot_be_written_leaves_no_file(tmp_path):
     ("text", "message"),
     [
         ("size,start,end\n" + "1" * 200_000 + ",0,1\n", "line 2: field larger"),
+        ("id;size;start;end\na;1;0;1\n", "parted by ';'"),
         ("id,size,start,end\n" + "a" * 2_000 + ",1,0,1\n", "longer than 1000"),
     ],
 )
-def test_cells_of_unlikely_length_are_refused(tmp_path, text, message):
+def test_cells_that_no_trace_has_are_refused(tmp_path, text, message):
     (tmp_path / "x.csv").write_text(text)
     with pytest.raises(ValueError, match=message):
         read_csv(tmp_path / "x.csv")
