@@ -32,7 +32,7 @@ def forward(
 ) -> tuple[Outputs, PerQuery, Trips]:
     """Implements ``Implementation.forward``.
 
-    The trips are those of the longest row of the group, rounded up to whole chunks.
+    The trips are those of the longest row of the group, rounded up to what the last trips take.
     """
     dtype = jnp.promote_types(q.dtype, jnp.float32)
     batch, _, heads, _ = q.shape
