@@ -335,7 +335,8 @@ def _without_padding(x: Array, positions: Any) -> Array:
 def _attend(
     backend: str, scale: float, q: Array, k: Array, v: Array, mask: BlockMask
 ) -> tuple[Array, Array, Array]:
-    return _foldable(backend, "forward", scale)(mask, q, k, v)
+    out, lse, trips = _foldable(backend, "forward", scale)(mask, q, k, v)
+    return out.astype(q.dtype), lse, trips
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
@@ -343,7 +344,8 @@ def _attend_forward(
     backend: str, scale: float, q: Array, k: Array, v: Array, mask: BlockMask
 ) -> tuple[tuple[Array, Array, Array], tuple]:
     out, lse, trips = _foldable(backend, "forward", scale)(mask, q, k, v)
-    return (out, lse, trips), (q, k, v, mask, out, lse)
+    # The gradients get the output as it was accumulated: its rounding would be their largest error.
+    return (out.astype(q.dtype), lse, trips), (q, k, v, mask, out, lse)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))

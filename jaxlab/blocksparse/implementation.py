@@ -36,9 +36,10 @@ class Implementation(Protocol):
           scale: factor on the scores.
 
         Returns:
-          ``out`` of q's type, 0 for a query that attends to nothing; ``lse``, the logarithm of the
-          sum of exponentials, float32 or wider, -inf for such a query; and ``trips``, the key
-          blocks computed for each row of blocks.
+          ``out``, of the accumulator's type or, where only that is written, of q's, 0 for a query
+          that attends to nothing; ``lse``, the logarithm of the sum of exponentials, float32 or
+          wider, -inf for such a query; and ``trips``, the key blocks computed for each row of
+          blocks.
         """
         ...
 

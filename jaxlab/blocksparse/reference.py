@@ -28,7 +28,7 @@ def forward(
     batch, _, heads, _ = q.shape
     q_blocks, kv_blocks = mask.blocks.shape[-2:]
     trips = jnp.full((batch, heads, q_blocks), kv_blocks, jnp.int32)
-    return out.astype(q.dtype), lse.swapaxes(1, 2), trips
+    return out, lse.swapaxes(1, 2), trips
 
 
 def backward(

@@ -32,7 +32,7 @@ def forward(
 ) -> tuple[Outputs, PerQuery, Trips]:
     """Implements ``Implementation.forward``.
 
-    The trips are those of the longest row of the group, rounded up to whole chunks.
+    The trips are those of the longest row of the group, rounded up to what the last trips take.
     """
     dtype = jnp.promote_types(q.dtype, jnp.float32)
     batch, _, heads, _ = q.shape
@@ -50,6 +50,7 @@ def forward(
         vary(jnp.zeros((group, mask.q_block, mask.kv_block), dtype), axes),
         vary(jnp.zeros((group, mask.q_block, value_dim), dtype), axes),
     )
+    some_left_out = tiles.leaves_out_pairs(mask)
 
     def process(number: Array, results: tuple) -> tuple:
         members = rows.members(number)
@@ -71,10 +72,11 @@ def forward(
                 )
                 scores = jnp.einsum("gqd,gkd->gqk", queries, keys)
                 scores = scores.reshape(group, mask.q_block, chunk, mask.kv_block)
-                scores = jnp.where(allowed, scores, -jnp.inf)
-                new_max = jnp.maximum(running_max, scores.max((2, 3)))
+                # Past its end a list repeats a block of its own, which changes no maximum.
+                seen = jnp.where(allowed, scores, -jnp.inf) if some_left_out else scores
+                new_max = jnp.maximum(running_max, seen.max((2, 3)))
                 shift = jnp.where(new_max == -jnp.inf, 0, new_max)
-                probs = jnp.exp(scores - shift[..., None, None])
+                probs = jnp.where(allowed, jnp.exp(scores - shift[..., None, None]), 0)
                 decay = jnp.exp(running_max - shift)[..., None]
                 weight = weight * decay + _sum_over_blocks(probs)
                 part = jnp.einsum("gqk,gkd->gqd", probs.reshape(group, mask.q_block, -1), values)
@@ -106,7 +108,7 @@ def forward(
         present = (mask.query_positions() >= 0)[None, :, None]
         out = jnp.where(present[..., None], out, 0)
         lse = jnp.where(present, lse, -jnp.inf)
-    return out.astype(q.dtype), lse, trips
+    return out, lse, trips
 
 
 def backward(

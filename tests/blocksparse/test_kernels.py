@@ -9,7 +9,7 @@ import pytest
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
-from jaxlab.blocksparse import BlockMask, mosaic_gpu, mosaic_tpu
+from jaxlab.blocksparse import BlockMask, mosaic_gpu, mosaic_tpu, tiles
 from jaxlab.blocksparse.implementation import Kernels
 from tests.blocksparse.kernel_cases import CASES, abstract_call, loops_that_follow_memory
 
@@ -71,3 +71,11 @@ def test_says_what_it_cannot_run(platform, dtype, other_dtype, dim, block):
         kernels.forward(q, q, q, mask, scale=1.0)
     with pytest.raises(ValueError, match=rf"{other_dtype}.*implementation='xla'"):
         kernels.backward(q, q, q, mask, q, q[..., 0], q, q[..., 0], scale=1.0)
+
+
+@pytest.mark.parametrize("scale", [0.3, -0.3, 0.0])
+def test_a_factor_is_made_positive_without_changing_products(scale):
+    q = jnp.arange(-4.0, 4.0).reshape(1, 2, 2, 2)
+    folded, factor = tiles.fold_sign(q, scale)
+    assert factor > 0
+    np.testing.assert_array_equal(factor * folded, np.float32(scale) * q)

@@ -13,13 +13,30 @@ from hypothesis import strategies as st
 from jaxlab.blocksparse import BlockMask, compress
 from tests.oracles.attention import token_mask
 
+Sizes = tuple[tuple[int, ...], int, int, int, int, int]
+
+FEW = st.sampled_from(
+    [
+        ((), 2, 7, 13, 3, 5),
+        ((1,), 3, 13, 8, 5, 4),
+        ((2, 3), 1, 4, 9, 5, 2),
+        ((), 1, 1, 1, 4, 1),
+    ]
+)
+"""Batch, heads, lengths and blocks: what runs outside jit is compiled anew for every shape."""
+
+ANY = st.tuples(
+    st.sampled_from([(), (1,), (2,), (2, 3)]),
+    st.integers(1, 3),
+    *[st.integers(1, 13)] * 2,
+    *[st.integers(1, 5)] * 2,
+)
+
 
 @st.composite
-def masks(draw: st.DrawFn) -> BlockMask:
-    q_len, kv_len = draw(st.integers(1, 13)), draw(st.integers(1, 13))
-    q_block, kv_block = draw(st.integers(1, 5)), draw(st.integers(1, 5))
-    batch = draw(st.sampled_from([(), (1,), (2,), (2, 3)]))
-    shape = (*batch, draw(st.integers(1, 3)), -(-q_len // q_block), -(-kv_len // kv_block))
+def masks(draw: st.DrawFn, sizes: st.SearchStrategy[Sizes] = FEW) -> BlockMask:
+    batch, heads, q_len, kv_len, q_block, kv_block = draw(sizes)
+    shape = (*batch, heads, -(-q_len // q_block), -(-kv_len // kv_block))
     random = np.random.default_rng(draw(st.integers(0, 2**32)))
     blocks = random.random(shape) < draw(st.sampled_from([0.0, 0.3, 0.7, 1.0]))
     positions = [
@@ -42,7 +59,7 @@ def meaning(mask: BlockMask) -> np.ndarray:
     )
 
 
-@given(masks())
+@given(masks(ANY))
 def test_means_what_it_says_pair_by_pair(mask: BlockMask) -> None:
     np.testing.assert_array_equal(mask.to_tokens(), meaning(mask))
 
@@ -116,7 +133,7 @@ def test_compress_lists_any_boolean_rows() -> None:
     np.testing.assert_array_equal(lists.indices[0, 0, :2], [0, 2])
 
 
-@given(masks())
+@given(masks(ANY))
 def test_from_tokens_inverts_to_tokens(mask: BlockMask) -> None:
     mask = dataclasses.replace(mask, causal=False, q_positions=None, kv_positions=None)
     found = BlockMask.from_tokens(meaning(mask), mask.q_block, mask.kv_block)
