@@ -453,7 +453,7 @@ REASONS = {
     "hidden behind the attention of their own layer they cost nothing (next row).",
     "kernel-affine": "The machine, not the kernel: repeats of one kernel differ by 28 %, what a "
     "group of rows computes beyond its blocks is 3 to 7 %. Dividing by the machine's speed of the "
-    "moment raises R^2 of the same samples from 0.4 to 0.85; the rest needs more rounds "
+    "moment raises R^2 of the same samples from 0.4 to 0.84; the rest needs more rounds "
     "(docs/sources).",
     "attention-speedup-refined": "The cost model was fitted to kernel times that carry the phases "
     "of the machine (see kernel-affine).",
