@@ -141,7 +141,6 @@ PRESETS = {
         ),
         layers=Layers(
             families=("gen",),
-            seeds=2,
             n=64,
             heads=8,
             kernels=Kernels(block=16, dim=8, rounds=1),

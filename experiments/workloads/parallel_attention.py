@@ -23,8 +23,9 @@ from scipy.ndimage import median_filter
 from jaxlab.blocksparse import BlockMask, block_sparse_attention
 from jaxlab.dbsp import CostModel, Links, Plan
 
-AROUND = 5
-"""Samples of the reference, of which the median tells how fast the machine is just then."""
+AROUND, TURNS = 15, 4
+"""Samples that tell how fast the machine is just then, and how often they are set against what
+their functions take."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,13 +36,13 @@ class Kernels:
       block: tokens of a query block and of a key block.
       dim: head size.
       dtype: of queries, keys and values.
-      rounds: samples of every kernel, of which the median counts.
+      rounds: samples of every kernel, see ``time_alone``.
     """
 
     block: int = 64
     dim: int = 16
     dtype: str = "float32"
-    rounds: int = 3
+    rounds: int = 4
 
     def __post_init__(self) -> None:
         for name in ("block", "dim", "rounds"):
@@ -155,7 +156,7 @@ def step_seconds(
             mask = BlockMask(tile, kernels.block, kernels.block, *tokens)
             functions.append(functools.partial(attend, *inputs, mask))
         jax.block_until_ready(functions[-1]())  # compiles what all kernels of the plan run
-    seconds = time_alone(functions, _reference(kernels, attend), rounds=kernels.rounds)
+    seconds = time_alone(functions, rounds=kernels.rounds)
     found = {}
     for name, plan in plans.items():
         count = plan.ulysses * plan.ring**2
@@ -166,53 +167,42 @@ def step_seconds(
 
 def time_alone(
     functions: Sequence[Callable[[], object]],
-    reference: Callable[[], object],
     *,
     rounds: int,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Float64[np.ndarray, " functions"]:
     """Times functions one by one, as the machine runs at its best.
 
-    A shared machine runs at half its speed for seconds at a time. So a reference runs before and
-    after every sample; the sample over the reference's time around it tells how long the function
-    takes in references, and the reference's least time turns that into seconds.
+    A shared machine runs at half its speed for seconds at a time. How much slower it is than at its
+    best at some moment is the median, over the samples taken around it, of a sample over what its
+    function usually takes; that divides the sample. What a function usually takes follows from the
+    samples so divided: both are found in turn.
 
     Args:
-      functions: what to time.
-      reference: short, of the same kind; it slows down as they do.
-      rounds: samples of each, of which the median counts; every round has an order of its own.
+      functions: what to time, each called before.
+      rounds: samples of each, of which the lower quartile counts; every round has an order of its
+        own.
       clock: what tells the time, in seconds.
 
     Returns:
       Seconds of each function.
     """
-
-    def once(function: Callable[[], object]) -> float:
-        began = clock()
-        jax.block_until_ready(function())
-        return clock() - began
-
-    rng, least = np.random.default_rng(0), np.inf
-    ratios = np.empty((rounds, len(functions)))
-    for number in range(rounds):
-        order = rng.permutation(len(functions))
-        beside, taken = [once(reference)], []
+    rng = np.random.default_rng(0)
+    orders = [rng.permutation(len(functions)) for _ in range(rounds)]
+    seconds = np.empty((rounds, len(functions)))
+    for number, order in enumerate(orders):
         for which in order:
-            taken.append(once(functions[which]))
-            beside.append(once(reference))
-        around = median_filter(np.array(beside), AROUND)
-        ratios[number, order] = 2 * np.array(taken) / (around[1:] + around[:-1])
-        least = min(least, *beside)
-    return np.median(ratios, axis=0) * least
-
-
-def _reference(kernels: Kernels, attend: Callable[..., jax.Array]) -> Callable[[], jax.Array]:
-    """A few full blocks, the same beside every layer; compiled."""
-    shape, length = (4, 8, 8), 8 * kernels.block
-    mask = BlockMask(jnp.ones(shape, bool), kernels.block, kernels.block, length, length)
-    reference = functools.partial(attend, *_inputs(kernels, shape, 1, 1), mask)
-    jax.block_until_ready(reference())
-    return reference
+            began = clock()
+            jax.block_until_ready(functions[which]())
+            seconds[number, which] = clock() - began
+    evened, usual = seconds, seconds.min(0)
+    for _ in range(TURNS):
+        evened = seconds.copy()
+        for number, order in enumerate(orders):
+            slower = seconds[number, order] / usual[order]
+            evened[number, order] /= median_filter(slower, AROUND, mode="nearest")
+        usual = np.median(evened, axis=0)
+    return np.quantile(evened, 0.25, axis=0)
 
 
 @functools.lru_cache(maxsize=8)

@@ -37,7 +37,7 @@ class Layers:
     """
 
     families: tuple[str, ...] = ("gen", "svg-orig", "radial-var")
-    seeds: int = 4
+    seeds: int = 2
     n: int = 64
     heads: int = 24
     kernels: Kernels = dataclasses.field(default_factory=Kernels)

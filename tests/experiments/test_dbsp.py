@@ -153,7 +153,7 @@ def rows_of(layers, seconds_per_block):
 
 def test_exact_kernels_are_judged_without_regret():
     layers = Layers(
-        families=("gen",), seeds=2, n=64, heads=8, kernels=Kernels(dim=8), fitted=1,
+        families=("gen",), n=64, heads=8, kernels=Kernels(dim=8), fitted=1,
         evaluations=2000,
     )  # fmt: skip
     rows = rows_of(layers, 1e-6)
