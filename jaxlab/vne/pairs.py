@@ -87,7 +87,7 @@ def entropy_from_pairs(
         raise ValueError(f"entropy_from_pairs: shots={shots} must be at least 2.")
     maps, means = _maps(settings, sites), occupied.mean(1)
     corr = np.einsum("sabk,sk->ab", maps, means)
-    value = whole = float(_entropies(corr))
+    value = whole = float(_entropies(corr[None])[0])
     variance = 0.0
     for one, mean, seen in zip(maps, means, occupied, strict=True):
         looks, counts = _counted(seen)

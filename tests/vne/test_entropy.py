@@ -292,11 +292,18 @@ def test_renyi_entropies_meet_the_entropy_at_order_one():
     assert ends[0] == pytest.approx(ends[1], abs=1e-8)
 
 
-def test_eager_jit_vmap_and_gradient_agree():
-    """Of all functions together, in the order of FUNCTIONS: few programs, each compiled once."""
+@pytest.mark.parametrize(
+    "names",
+    [
+        [name for name in FUNCTIONS if name != "transfers"],
+        pytest.param(["transfers"], marks=pytest.mark.slow),
+    ],
+)
+def test_eager_jit_vmap_and_gradient_agree(names):
+    """Of all functions together, in their order: few programs, each compiled once."""
 
     def all_of(corr, region):
-        return jnp.stack([function(corr, region) for function in FUNCTIONS.values()])
+        return jnp.stack([FUNCTIONS[name](corr, region) for name in names])
 
     rng = np.random.default_rng(1)
     corrs = np.stack([mixed(rng, 6) for _ in range(3)])
@@ -312,7 +319,7 @@ def test_eager_jit_vmap_and_gradient_agree():
     step = 1e-6
     ahead, behind = (jitted(corrs[0] + s * direction, region) for s in (step, -step))
     np.testing.assert_allclose(slopes, (ahead - behind) / (2 * step), rtol=1e-6, atol=1e-7)
-    weights = rng.normal(size=len(FUNCTIONS))
+    weights = rng.normal(size=len(names))
     pulled = jax.jit(jax.grad(lambda c: weights @ all_of(c, region)))(jnp.asarray(corrs[0]))
     # jax's gradient of a real function is conjugate to the direction it pairs with.
     assert float(jnp.sum(pulled * direction).real) == pytest.approx(

@@ -58,6 +58,6 @@ def test_refusals():
     with pytest.raises(ValueError, match="settings"):
         entropy_from_pairs(np.zeros((4, 10, 2), bool))
     with pytest.raises(ValueError, match="settings"):
-        corr_from_pairs(np.zeros((3, 2), bool))
+        corr_from_pairs(np.zeros((2, 3, 2), bool))
     with pytest.raises(ValueError, match="shots"):
         entropy_from_pairs(np.zeros((3, 1, 2), bool))
