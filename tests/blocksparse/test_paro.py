@@ -68,6 +68,7 @@ def test_density_is_met_and_no_row_is_empty(density, count):
     assert np.asarray(mask.blocks).any(-1).all()
 
 
+@pytest.mark.slow
 def test_renaming_the_axes_renames_the_choice():
     grid, moved_grid = (3, 4, 5), (5, 3, 4)
     q, k = jax.random.normal(jax.random.key(2), (2, 1, 60, 3, 8))
