@@ -120,6 +120,7 @@ def swap_blocks(
         spread += np.sqrt(max(squares[s] / ring - (sums[s] / ring) ** 2, 0.0))
     price = np.array([movement / sizes[0], movement / sizes[1]])
     best = critical / perfect + price[0] * moved[0] + price[1] * moved[1]
+    at_best = True
     temperature, weight = HOTTEST, SPREAD
     fading = (LAST_SPREAD / SPREAD) ** (1.0 / draws.STAGES)
     stage = max(evaluations // draws.STAGES, 1)
@@ -196,6 +197,13 @@ def swap_blocks(
         if cost >= temperature * patience[draws.below(state, 1024)]:
             continue
 
+        energy = new_critical / perfect + more * price[side]
+        energy += price[0] * moved[0] + price[1] * moved[1]
+        better = energy < best - 1e-12
+        if at_best and not better:  # copied only where the search leaves it
+            draws.copy_into(best_q, q_shard)
+            draws.copy_into(best_kv, kv_shard)
+        at_best = better
         for s in range(ring):
             ia, ib = (a, b) if side == 0 else ((a - s) % ring, (b - s) % ring)
             more_a, more_b = change_a[s], change_b[s]
@@ -230,13 +238,11 @@ def swap_blocks(
                 away[side][at] = last
                 away_slot[side][last] = at
                 away_slot[side][block] = -1
-        energy = critical / perfect + price[0] * moved[0] + price[1] * moved[1]
-        if energy < best - 1e-12:
+        if better:
             best = energy
-            draws.copy_into(best_q, q_shard)
-            draws.copy_into(best_kv, kv_shard)
             if best <= 1 + ENOUGH:
                 break
-    draws.copy_into(q_shard, best_q)
-    draws.copy_into(kv_shard, best_kv)
+    if not at_best:
+        draws.copy_into(q_shard, best_q)
+        draws.copy_into(kv_shard, best_kv)
     return best
