@@ -65,6 +65,7 @@ class Config:
       chain: lead length, interaction and singular values of the matrix-product reference; None to
         leave it out.
       chain_times: of it.
+      netket: whether Hamiltonians are built by NetKet's operators too.
       brackets: random instances of the certificate.
       reached: thermal ones for which states with the same data are searched.
       counted: shots of each estimator.
@@ -100,6 +101,7 @@ class Config:
     long_leads: tuple[int, ...] = (8, 10)
     chain: tuple[int, float, int] | None = (20, 0.5, 64)
     chain_times: tuple[float, ...] = (1.0, 2.0, 3.0)
+    netket: bool = True
     brackets: int = 1200
     reached: int = 12
     counted: tuple[int, ...] = (100, 1000, 10_000)
@@ -139,6 +141,7 @@ PRESETS = {
         weakened=(),
         long_leads=(),
         chain=None,
+        netket=False,
         brackets=0,
         reached=0,
         counted=(1000,),
@@ -190,13 +193,22 @@ def _measured(config: Config, steps: Steps) -> dict:
             config.seed,
         ),
     }
+    if config.netket and importlib.util.find_spec("netket") is not None:
+        found["netket"] = steps.do(
+            "Hamiltonians of NetKet",
+            transport_exact.beside_netket,
+            config.exact_lead,
+            config.quenched[-1],
+            config.dots,
+            config.seed,
+        )
     if config.chain is not None and importlib.util.find_spec("quimb") is not None:
         found |= _chain(*config.chain, config.chain_times, steps)
     return found | _speed(config.speed, steps)
 
 
-_EXTRAS = ("quimb", "qutip")
-"""Of the extra ``bench``."""
+_EXTRAS = ("netket", "quimb", "qutip")
+"""Of the extras ``transport`` and ``bench``."""
 
 
 def _free(config: Config, steps: Steps) -> dict:

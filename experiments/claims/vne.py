@@ -142,6 +142,13 @@ CLAIMS = (
         criterion=at_least(0.99),
     ),
     _goal(
+        "hamiltonian-netket",
+        sentence="The exact reference's Hamiltonians are those of NetKet's fermion operators.",
+        quantity="largest difference of an entry: contacts, dots, a random one",
+        unit="energy of a hop",
+        criterion=at_most(1e-12),
+    ),
+    _goal(
         "bracket-holds",
         sentence="The certificate brackets the true entropy.",
         quantity="violations among 1,200 random interacting quenches, pure and thermal",

@@ -79,6 +79,29 @@ def dot_sweep(kinds: tuple[str, ...], strengths: tuple[float, ...], times: tuple
     return found
 
 
+@in_double
+def beside_netket(lead: int, strength: float, dots: tuple[str, ...], seed: int) -> dict[str, float]:
+    """Largest difference between Hamiltonians of numpy and of NetKet's operators, by model."""
+    models = {
+        kind: contact_model(lead, kind, strength) for kind in ("contact", "all", "leads", "closed")
+    }
+    for kind in dots:
+        _, opened, interaction, left = dot_matrices(kind, strength)
+        models[kind] = Interacting(opened, interaction, int(left.sum()))
+    rng = np.random.default_rng(seed)
+    h, pairs = rng.normal(size=(9, 9)) + 1j * rng.normal(size=(9, 9)), rng.normal(size=(9, 9))
+    models["random"] = Interacting(h + h.conj().T, pairs + pairs.T, 4)
+    return {
+        kind: float(
+            abs(
+                model.hamiltonian
+                - Interacting(model.h, model.interaction, model.particles, "netket").hamiltonian
+            ).max()
+        )
+        for kind, model in models.items()
+    }
+
+
 def _start(lead: int, strength: float) -> np.ndarray:
     left = np.arange(2 * lead) < lead
     # Four of six: unequal leads, so that particles flow.

@@ -19,6 +19,8 @@ def values(found: dict) -> dict[str, Value]:
     made |= _boundary_values(found) | _bulk_values(found)
     if found["brackets"]:
         made |= bracket_values(found["brackets"])
+    if "netket" in found:
+        made["hamiltonian-netket"] = Value(max(found["netket"].values()), "exact")
     if found["reached"]:
         reached, certified = (
             sum(row[name] for row in found["reached"]) for name in ("reached", "certified")
