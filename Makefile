@@ -26,6 +26,9 @@ reproduce: $(VENV)/.ready ## Run every experiment at smoke size and write report
 	$(RUN) -m experiments run all --preset smoke
 	$(RUN) -m experiments report -o report
 
+# Workers share the cores: threads of their own would wait for each other.
+test test-all: export OPENBLAS_NUM_THREADS = 1
+
 test: $(VENV)/.ready ## Run the default tests, doctests and notebooks.
 	$(RUN) -m pytest $(CHECKED) -n $(WORKERS) --dist worksteal --nbmake --nbmake-timeout=200 tests jaxlab experiments notebooks
 
