@@ -40,7 +40,7 @@ class Kernels:
     """
 
     block: int = 64
-    dim: int = 16
+    dim: int = 32
     dtype: str = "float32"
     rounds: int = 4
 

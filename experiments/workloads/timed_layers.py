@@ -39,7 +39,7 @@ class Layers:
     families: tuple[str, ...] = ("gen", "svg-orig", "radial-var")
     seeds: int = 2
     n: int = 64
-    heads: int = 24
+    heads: int = 16
     kernels: Kernels = dataclasses.field(default_factory=Kernels)
     fitted: int = 4
     evaluations: int = 500_000
