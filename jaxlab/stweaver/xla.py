@@ -154,8 +154,14 @@ def xla_memory(fn: Callable[..., Any], *args: Any, donate_argnums: Iterable[int]
     Raises:
       RuntimeError: the compiler's dump is missing or its parts do not agree; says which.
     """
-    lowered = jax.jit(fn, donate_argnums=tuple(donate_argnums)).lower(*args)
     with tempfile.TemporaryDirectory(prefix="jaxlab-xla-") as folder:
+
+        def named(*args: Any) -> Any:
+            return fn(*args)
+
+        # A program found in jax's cache on disk is not compiled, and then nothing is dumped.
+        named.__name__ = Path(folder).name
+        lowered = jax.jit(named, donate_argnums=tuple(donate_argnums)).lower(*args)
         options = {"xla_dump_to": folder, "xla_dump_hlo_as_text": True}
         compiled = lowered.compile(compiler_options=options)
         try:

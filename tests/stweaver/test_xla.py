@@ -1,5 +1,8 @@
 """What the importer reads is what the compiler decided, on every kind of program."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -210,3 +213,32 @@ def test_training_steps(model: str, remat: bool) -> None:
     memory = xla_memory(step.fn, *step.args, donate_argnums=(0, 1))
     for convention in CONVENTIONS:
         assert collisions(memory.trace(convention), memory.offset) == []
+
+
+CACHED = """
+import jax, jax.numpy as jnp
+from jaxlab.stweaver.xla import xla_memory
+loss = lambda x: jnp.tanh(x @ x.T).sum()
+for _ in range(2):
+    print(xla_memory(jax.grad(loss), jax.ShapeDtypeStruct((30, 20), jnp.float32)).temp_size)
+"""
+
+
+def test_a_program_in_the_cache_on_disk_is_read_all_the_same(tmp_path: Path) -> None:
+    environment = {
+        **os.environ,
+        "JAX_COMPILATION_CACHE_DIR": str(tmp_path),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+        "PYTHONPATH": str(Path(__file__).parents[2]),
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", CACHED],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    assert len(set(done.stdout.split())) == 1
+    assert any(tmp_path.iterdir())
