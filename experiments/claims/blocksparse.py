@@ -1,201 +1,139 @@
 """What block-sparse attention claims, declared before any measurement, and what it assumes."""
 
+import functools
+
 from experiments.harness import Claim, at_least, at_most
 
+_claim = functools.partial(Claim, unit="", paper=None, obtained="exact", preset="paper")
+_goal = functools.partial(_claim, source="goal", goal=True)
+
 CLAIMS = (
-    Claim(
+    _goal(
         "forward-exact",
         sentence="Attention over the active blocks equals softmax over their token pairs.",
-        source="goal",
         quantity="relative error against float64, mask of a real clip, ragged; causal and grouped",
-        unit="",
-        paper=None,
         criterion=at_most(2e-5),
-        obtained="exact",
         preset="smoke",
-        goal=True,
     ),
-    Claim(
+    _goal(
         "backward-exact",
         sentence="Attention's gradients, through output and log-sum-exp, are the definition's.",
-        source="goal",
         quantity="relative error against float64, worst of dq, dk, dv",
-        unit="",
-        paper=None,
         criterion=at_most(2e-5),
-        obtained="exact",
         preset="smoke",
-        goal=True,
     ),
-    Claim(
+    _goal(
         "forward-exact-bfloat16",
         sentence="In bfloat16 too, attention is softmax over those pairs, but for rounding.",
-        source="goal",
         quantity="relative error against float64 of the rounded inputs; bfloat16 has 2^-8",
-        unit="",
-        paper=None,
         criterion=at_most(2**-8),
-        obtained="exact",
-        preset="paper",
-        goal=True,
     ),
-    Claim(
+    _goal(
         "backward-exact-bfloat16",
         sentence="In bfloat16 the gradients are the definition's, but for rounding.",
-        source="goal",
         quantity="relative error against float64 of the rounded inputs, worst of dq, dk, dv",
-        unit="",
-        paper=None,
         criterion=at_most(2**-7),
-        obtained="exact",
-        preset="paper",
-        goal=True,
     ),
-    Claim(
+    _goal(
         "skips-blocks",
         sentence="Blocks that the mask leaves out are not computed.",
-        source="goal",
         quantity="computed blocks / active blocks forward, eight heads of one window of a clip",
         unit="x",
-        paper=None,
         criterion=at_most(1.1),
-        obtained="exact",
-        preset="paper",
-        goal=True,
     ),
-    Claim(
+    _goal(
         "time-affine",
         sentence="Time is a constant plus a price for every active block.",
-        source="goal",
         quantity="R^2 of forward time against active blocks, worst block shape",
-        unit="",
-        paper=None,
         criterion=at_least(0.99),
         obtained="measured",
-        preset="paper",
-        goal=True,
     ),
-    Claim(
+    _goal(
         "forward-rate",
         sentence="Sparse attention keeps a good share of the machine's matrix product rate.",
-        source="goal",
         quantity="forward rate / matmul rate, worst density and block shape",
-        unit="",
-        paper=None,
         criterion=at_least(0.45),
         obtained="measured",
-        preset="paper",
-        goal=True,
     ),
-    Claim(
+    _goal(
         "forward-rate-aim",
         sentence="Sparse attention reaches most of the machine's matrix product rate.",
-        source="goal",
         quantity="forward rate / matmul rate, worst density and block shape",
-        unit="",
-        paper=None,
         criterion=at_least(0.60),
         obtained="measured",
-        preset="paper",
-        goal=True,
     ),
-    Claim(
+    _goal(
         "backward-rate",
         sentence="Attention's gradients keep a good share of the matrix product rate.",
-        source="goal",
         quantity="backward rate / matmul rate, worst density and block shape",
-        unit="",
-        paper=None,
         criterion=at_least(0.40),
         obtained="measured",
-        preset="paper",
-        goal=True,
     ),
-    Claim(
+    _goal(
         "faster-than-dense",
         sentence="At density 0.2 it is much faster than dense attention.",
-        source="goal",
         quantity="time of jax.nn.dot_product_attention / time at density 0.2, worst block shape",
         unit="x",
-        paper=None,
         criterion=at_least(7),
         obtained="measured",
-        preset="paper",
-        goal=True,
     ),
-    Claim(
+    _claim(
         "imbalance-before",
         sentence="Splitting the heads of a sparse layer over 8 devices leaves them unequal work.",
         source="our computation from per-head block counts the authors published",
         quantity="sparse imbalance ratio U8R1, mean over clips, layers and steps; sharpness of "
         "heads fitted to the published spread",
-        unit="",
         paper=1.402,
         criterion=at_least(1.2),
         obtained="modelled",
-        preset="paper",
     ),
-    Claim(
+    _claim(
         "imbalance-after",
         sentence="Regrouping the heads greedily makes the work nearly equal.",
         source="4.2.1; our computation from per-head block counts the authors published",
         quantity="sparse imbalance ratio U8R1, mean over clips, layers and steps; sharpness of "
         "heads fitted to the published spread",
-        unit="",
         paper=1.025,
         criterion=at_most(1.03),
         obtained="modelled",
-        preset="paper",
     ),
-    Claim(
+    _claim(
         "imbalance-before-plain",
         sentence="Heads as first drawn, not fitted, are as unequal.",
         source="our computation from per-head block counts the authors published",
         quantity="sparse imbalance ratio U8R1 before regrouping, mean over clips and layers; a row "
         "added after the result was seen",
-        unit="",
         paper=1.402,
         criterion=at_least(1.2),
         obtained="modelled",
-        preset="paper",
         goal=True,
     ),
-    Claim(
+    _claim(
         "imbalance-after-plain",
         sentence="Heads as first drawn, not fitted, become as equal.",
         source="4.2.1; our computation from per-head block counts the authors published",
         quantity="sparse imbalance ratio U8R1 after regrouping, mean over clips and layers; a row "
         "added after the result was seen",
-        unit="",
         paper=1.025,
         criterion=at_most(1.03),
         obtained="modelled",
-        preset="paper",
         goal=True,
     ),
-    Claim(
+    _goal(
         "gpu-rate",
         sentence="On a GPU, at density 1, the kernel keeps a good share of cuDNN's attention.",
-        source="goal",
         quantity="time of cuDNN attention / time of the Pallas kernel, worst block shape",
-        unit="",
-        paper=None,
         criterion=at_least(0.6),
         obtained="measured",
         preset="gpu",
-        goal=True,
     ),
-    Claim(
+    _goal(
         "gpu-affine",
         sentence="On a GPU time is a constant plus a price for every active block.",
-        source="goal",
         quantity="R^2 of the kernel's time against active blocks, worst block shape",
-        unit="",
-        paper=None,
         criterion=at_least(0.99),
         obtained="measured",
         preset="gpu",
-        goal=True,
     ),
 )
 

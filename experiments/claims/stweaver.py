@@ -1,147 +1,113 @@
 """What the paper says of planned memory, and goals beyond it: declared before any measurement."""
 
+import functools
+
 from experiments.harness import Claim, at_least, at_most, each, holds, within
 
+_claim = functools.partial(Claim, unit="", paper=None, obtained="modelled", preset="paper")
+_goal = functools.partial(_claim, source="goal", goal=True)
+
 CLAIMS = (
-    Claim(
+    _claim(
         "online-fragments",
         sentence="Recomputation and virtual pipelines fragment an online caching allocator.",
         source="2.2, Fig 2, Fig 8",
         quantity="efficiency of PyTorch's caching allocator, lowest of R and VR, dense models",
-        unit="",
         paper=0.571,
         criterion=at_most(0.75),
-        obtained="modelled",
-        preset="paper",
     ),
-    Claim(
+    _claim(
         "full-fragments",
         sentence="On a full device they do.",
         source="2.2, Fig 2, Fig 8",
         quantity="as above, at the largest microbatch that the caching allocator fits into 80 GiB; "
         "added after a first look at the other",
-        unit="",
         paper=0.571,
         criterion=at_most(0.75),
-        obtained="modelled",
-        preset="paper",
     ),
-    Claim(
+    _claim(
         "full-efficiency",
         sentence="Planned memory is used almost completely there too.",
         source="Fig 8",
         quantity="efficiency of ours in those cases, lowest; added after a first look",
-        unit="",
         paper=0.95,
         criterion=at_least(0.95),
-        obtained="modelled",
-        preset="paper",
     ),
-    Claim(
+    _claim(
         "recompute-fragments-more",
         sentence="Without recomputation the same allocator fragments less.",
         source="2.2, Fig 2",
         quantity="efficiency of the caching allocator, N less R, worst dense model",
-        unit="",
         paper=0.3,
         criterion=at_least(0),
-        obtained="modelled",
-        preset="paper",
     ),
-    Claim(
+    _claim(
         "recompute-fragments-much",
         sentence="And that by at least a third of what the paper measured.",
         source="goal; 2.2",
         quantity="efficiency of the caching allocator, N less R, worst dense model; added after a "
         "first look",
-        unit="",
         paper=0.3,
         criterion=at_least(0.1),
-        obtained="modelled",
-        preset="paper",
         goal=True,
     ),
-    Claim(
+    _claim(
         "dense-efficiency",
         sentence="Planned memory is used almost completely.",
         source="Fig 8",
         quantity="efficiency of ours, lowest of six schedules and two dense models",
-        unit="",
         paper=0.95,
         criterion=at_least(0.95),
-        obtained="modelled",
-        preset="paper",
     ),
-    Claim(
+    _claim(
         "dense-reduction-caching",
         sentence="The plan removes most of what PyTorch's caching allocator fragments.",
         source="9.2",
         quantity="1 - fragmented bytes of ours / of the caching allocator, mean over dense cases",
-        unit="",
         paper=0.903,
         criterion=at_least(0.85),
-        obtained="modelled",
-        preset="paper",
     ),
-    Claim(
+    _claim(
         "dense-reduction-expandable",
         sentence="The plan removes most of what expandable segments leave.",
         source="9.2",
         quantity="1 - fragmented bytes of ours / of expandable segments, mean over dense cases",
-        unit="",
         paper=0.878,
         criterion=at_least(0.85),
-        obtained="modelled",
-        preset="paper",
     ),
-    Claim(
+    _claim(
         "dense-reduction-gmlake",
         sentence="The plan removes most of what GMLake leaves.",
         source="9.2",
         quantity="1 - fragmented bytes of ours / of GMLake, mean over dense cases",
-        unit="",
         paper=0.934,
         criterion=at_least(0.85),
-        obtained="modelled",
-        preset="paper",
     ),
-    Claim(
+    _goal(
         "dense-reduction-worst",
         sentence="The plan removes most fragmentation in every case, not only in the mean.",
-        source="goal",
         quantity="1 - fragmented bytes of ours / of a baseline, lowest of dense cases and three "
         "baselines; added after a first look",
-        unit="",
-        paper=None,
         criterion=at_least(0.5),
-        obtained="modelled",
-        preset="paper",
-        goal=True,
     ),
-    Claim(
+    _claim(
         "moe-fragmentation",
         sentence="A plan made from one routing serves other routings of a mixture of experts.",
         source="Fig 8",
         quantity="fragmentation ratio of ours, mean over six schedules and ten other seeds; says "
         "little, as every baseline meets the bar on these traces too",
-        unit="",
         paper=0.043,
         criterion=at_most(0.06),
-        obtained="modelled",
-        preset="paper",
     ),
     *(
-        Claim(
+        _claim(
             f"moe-reduction-{name}",
             sentence=f"On mixtures of experts it removes fragmentation that {peer} leaves.",
             source="9.2",
             quantity=f"1 - fragmented bytes of ours / of {peer}, six schedules and ten other seeds "
             "together; added after a first look, the bar is the paper's value less 5 points",
-            unit="",
             paper=paper,
             criterion=at_least(round(paper - 0.05, 3)),
-            obtained="modelled",
-            preset="paper",
         )
         for name, peer, paper in (
             ("caching", "PyTorch's caching allocator", 0.749),
@@ -149,7 +115,7 @@ CLAIMS = (
             ("gmlake", "GMLake", 0.772),
         )
     ),
-    Claim(
+    _claim(
         "moe-reuse-recompute",
         sentence="Idle ranges of the plan take requests from the fallback under recomputation.",
         source="Table 3",
@@ -157,10 +123,8 @@ CLAIMS = (
         unit="x",
         paper=0.696,
         criterion=at_most(0.8),
-        obtained="modelled",
-        preset="paper",
     ),
-    Claim(
+    _claim(
         "moe-reuse-none",
         sentence="Without recomputation there is nothing to reuse.",
         source="Table 3",
@@ -168,55 +132,38 @@ CLAIMS = (
         unit="x",
         paper=1.0,
         criterion=within(1, 0.005),
-        obtained="modelled",
-        preset="paper",
     ),
-    Claim(
+    _claim(
         "static-share",
         sentence="Most of the gain comes from the static plan.",
         source="Fig 13",
         quantity="fragmented bytes saved by the static plan / by plan and reuse, mixture of "
         "experts; no number if they save nothing (the upper end, 1, was added after a first look)",
-        unit="",
         paper=0.91,
         criterion=within(0.9, 0.1),
-        obtained="modelled",
-        preset="paper",
     ),
-    Claim(
+    _claim(
         "microbatch-spread",
         sentence="Efficiency does not depend on the size of the microbatch.",
         source="Fig 10",
         quantity="highest less lowest efficiency of ours, Llama-2-7B, R, microbatch 1 to 64",
-        unit="",
-        paper=None,
         criterion=at_most(0.01),
-        obtained="modelled",
-        preset="paper",
     ),
-    Claim(
+    _claim(
         "larger-microbatch-never-less",
         sentence="What trains under another allocator trains under the plan.",
         source="abstract, 9.3",
         quantity="largest microbatch of ours less the best baseline's, 80 GiB, worst case",
-        unit="",
-        paper=None,
         criterion=at_least(0),
-        obtained="modelled",
-        preset="paper",
     ),
-    Claim(
+    _claim(
         "larger-microbatch",
         sentence="The plan makes configurations fit that run out of memory otherwise.",
         source="abstract, 9.3",
         quantity="largest microbatch of ours less the best baseline's, 80 GiB, best case",
-        unit="",
-        paper=None,
         criterion=at_least(1),
-        obtained="modelled",
-        preset="paper",
     ),
-    Claim(
+    _claim(
         "plan-time",
         sentence="Plans for 12,785 to 281,669 requests take 22 to 374 seconds.",
         source="Table 2",
@@ -225,34 +172,26 @@ CLAIMS = (
         paper=1.0,
         criterion=at_most(1),
         obtained="measured",
-        preset="paper",
     ),
-    Claim(
+    _claim(
         "runtime-price",
         sentence="Serving a request from the plan costs next to nothing.",
         source="Fig 12",
         quantity="time a planned request / a request in the caching allocator's simulator",
         unit="x",
-        paper=None,
         criterion=at_most(1),
         obtained="measured",
-        preset="paper",
     ),
-    Claim(
+    _goal(
         "real-traces",
         sentence="On the published traces of PanGu 2.6B and ResNet-50 the plan is near the load.",
-        source="goal",
         quantity="lower bound / height",
-        unit="",
-        paper=None,
         criterion=at_least(0.99),
         obtained="exact",
-        preset="paper",
         reason="these traces come in no package that an asset could name; what stands here "
         "instead is jax-plans",
-        goal=True,
     ),
-    Claim(
+    _claim(
         "throughput",
         sentence="What fits only under the plan trains faster, by up to 32.5 %.",
         source="Table 1",
@@ -264,31 +203,26 @@ CLAIMS = (
         preset="gpu",
         reason="needs a training job on sixteen real GPUs",
     ),
-    Claim(
+    _claim(
         "overhead",
         sentence="The allocator slows training by less than 0.05 %.",
         source="Fig 12",
         quantity="loss of throughput",
-        unit="",
         paper=0.0005,
         criterion=None,
         obtained="measured",
         preset="gpu",
         reason="needs PyTorch training on real GPUs with the allocator plugged in",
     ),
-    Claim(
+    _goal(
         "jax-plans",
         sentence="Training steps of five JAX models are planned close to their load.",
-        source="goal",
         quantity="lower bound / height, requests of the jaxpr, lowest of the models",
-        unit="",
-        paper=None,
         criterion=at_least(0.99),
         obtained="exact",
         preset="smoke",
-        goal=True,
     ),
-    Claim(
+    _claim(
         "scale-seconds",
         sentence="An iteration of a mixture of experts with 281,669 requests is planned quickly.",
         source="goal; Table 2 has 145 s",
@@ -297,166 +231,111 @@ CLAIMS = (
         paper=145.4,
         criterion=at_most(60),
         obtained="measured",
-        preset="paper",
         goal=True,
     ),
-    Claim(
+    _goal(
         "scale-gap",
         sentence="The plan of 281,669 requests is close to the load.",
-        source="goal",
         quantity="height / lower bound - 1",
-        unit="",
-        paper=None,
         criterion=at_most(0.02),
         obtained="exact",
-        preset="paper",
-        goal=True,
     ),
-    Claim(
+    _goal(
         "scale-memory",
         sentence="The process that makes and plans it stays small.",
-        source="goal",
         quantity="peak resident memory",
         unit="GiB",
-        paper=None,
         criterion=at_most(2),
         obtained="measured",
-        preset="paper",
-        goal=True,
     ),
-    Claim(
+    _goal(
         "minimalloc-solved",
         sentence="All of MiniMalloc's challenging instances are packed into their capacity.",
-        source="goal",
         quantity="instances out of eleven solved within 10 s each",
-        unit="",
-        paper=None,
         criterion=at_least(11),
         obtained="measured",
-        preset="paper",
-        goal=True,
     ),
-    Claim(
+    _goal(
         "minimalloc-slowest",
         sentence="None of MiniMalloc's instances takes long.",
-        source="goal",
         quantity="seconds of the slowest instance",
         unit="s",
-        paper=None,
         criterion=at_most(10),
         obtained="measured",
-        preset="paper",
-        goal=True,
     ),
-    Claim(
+    _goal(
         "minimalloc-total",
         sentence="All of MiniMalloc's instances together take half a minute at most.",
-        source="goal",
         quantity="seconds of all eleven, one after the other on one core",
         unit="s",
-        paper=None,
         criterion=at_most(30),
         obtained="measured",
-        preset="paper",
-        goal=True,
     ),
-    Claim(
+    _goal(
         "minimalloc-peer",
         sentence="The plans are lower than those of omnimalloc's supermalloc in 20 s.",
-        source="goal",
         quantity="instances out of eleven with a lower plan",
-        unit="",
-        paper=None,
         criterion=at_least(11),
         obtained="measured",
-        preset="paper",
-        goal=True,
     ),
-    Claim(
+    _claim(
         "known-optimum",
         sentence="Rectangles cut into pieces are put together again without a gap.",
         source="goal; the bar is ours, set before the first run",
         quantity="share of 216 instances of 500 to 2,000 requests solved within 2 s each, a lower "
         "bound of the share in 60 s",
-        unit="",
-        paper=None,
         criterion=at_least(0.5),
         obtained="measured",
-        preset="paper",
         goal=True,
     ),
-    Claim(
+    _claim(
         "resynchronizes",
         sentence="After one request more or less than planned, the later ones hit the plan again.",
         source="goal; the paper's runtime only counts",
         quantity="share of later requests at their planned address, worst trial",
-        unit="",
-        paper=None,
         criterion=at_least(0.99),
         obtained="exact",
         preset="smoke",
         goal=True,
     ),
-    Claim(
+    _goal(
         "dynamic-never-overlaps",
         sentence="No two live requests share a byte, however many are dynamic.",
-        source="goal",
         quantity="an independent sweep over a replay of 10^6 dynamic requests finds no overlap, "
         "while 90 % of the static ones lie where planned (this added after a first look)",
-        unit="",
-        paper=None,
         criterion=holds(),
         obtained="exact",
-        preset="paper",
-        goal=True,
     ),
-    Claim(
+    _goal(
         "order-never-worse",
         sentence="Our order of a program's equations never needs more than its own.",
-        source="goal",
         quantity="peak of ours / of the program, highest of five models and two batch sizes",
         unit="x",
-        paper=None,
         criterion=at_most(1),
         obtained="exact",
         preset="smoke",
-        goal=True,
     ),
-    Claim(
+    _goal(
         "order-saves",
         sentence="Where the bound over all orders leaves 15 %, our order saves 10 %.",
-        source="goal",
         quantity="1 - peak of ours / of the program, lowest of the cases with such room",
-        unit="",
-        paper=None,
         criterion=at_least(0.1),
         obtained="exact",
-        preset="paper",
-        goal=True,
     ),
-    Claim(
+    _goal(
         "order-identical",
         sentence="In the arena, in our order, the results are the same to the bit.",
-        source="goal",
         quantity="equality with the program evaluated equation by equation, every executed model",
-        unit="",
-        paper=None,
         criterion=each(holds()),
         obtained="exact",
-        preset="paper",
-        goal=True,
     ),
-    Claim(
+    _goal(
         "xla-temporaries",
         sentence="Values read from XLA's dump fill exactly the temporaries that it states.",
-        source="goal",
         quantity="no value without a live range, and the same total, for every compiled step",
-        unit="",
-        paper=None,
         criterion=each(holds()),
         obtained="exact",
         preset="smoke",
-        goal=True,
     ),
 )
 

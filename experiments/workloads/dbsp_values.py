@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from experiments.claims.dbsp import BARS
+from experiments.claims.dbsp_bars import BARS
 from experiments.harness import Missing, Value
 from experiments.workloads.block_balance import BOUNDED, CONTIGUOUS, LATER, NEAR
 from experiments.workloads.parallel_attention import end_to_end

@@ -50,10 +50,10 @@ def _exchange(gaining, losing, arriving, leaving):
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
 @typing.no_type_check
-def swap_tokens(work, turned, weight, shard, ring, strip, evaluations, seed):
+def swap_tokens(work, turned, weight, shard, ring, stretch, evaluations, seed):
     """Anneals one placement for all of ``work`` ``[masks, n, n]``; ``turned`` is its transpose.
 
-    Only blocks of the same ``strip`` of so many consecutive blocks are swapped. Changes ``shard``
+    Only blocks of the same ``stretch`` of so many consecutive ones are swapped. Changes ``shard``
     to the best found and returns its critical path over perfect time, a mean with ``weight``
     ``[masks]``, which adds up to 1.
     """
@@ -94,8 +94,8 @@ def swap_tokens(work, turned, weight, shard, ring, strip, evaluations, seed):
         if evaluation % stage == stage - 1:
             temperature *= draws.COOLING
         first = draws.below(state, n)
-        start = first - first % strip
-        second = start + draws.below(state, min(strip, n - start))
+        start = first - first % stretch
+        second = start + draws.below(state, min(stretch, n - start))
         a, b = shard[first], shard[second]
         if a == b:
             continue
