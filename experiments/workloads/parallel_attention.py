@@ -42,7 +42,7 @@ class Kernels:
     block: int = 64
     dim: int = 32
     dtype: str = "float32"
-    rounds: int = 4
+    rounds: int = 8
 
     def __post_init__(self) -> None:
         for name in ("block", "dim", "rounds"):

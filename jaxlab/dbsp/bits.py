@@ -2,8 +2,9 @@
 
 A bool mask of 40 heads and 1184 x 1184 blocks is 56 MB; a planner that reads it once for every plan
 is bound by memory. Packed once, it is 7 MB, and a tile's work is the number of bits of ``row &
-shard``. Rows of a shard are first added up in bits, sixteen at a time (carry-save adders), so that
-only every sixteenth row is counted under each shard's mask. Imported only where it runs.
+shard``. Rows of a shard, of all heads of a group, are first added up in bits, sixteen at a time
+(carry-save adders): only the sums' few rows are counted under each shard's mask. Imported only
+where it runs.
 """
 
 import concurrent.futures
@@ -50,10 +51,12 @@ def pack(blocks: Bool[np.ndarray, "heads q_blocks kv_blocks"]) -> Bits:
     words = np.empty((heads, q_blocks + 1, -(-kv_blocks // (_WORD * _LINE)) * _LINE), np.uint64)
     rows = np.empty((heads, q_blocks), np.int64)
     ones = np.ascontiguousarray(blocks).view(np.uint8).reshape(-1)
+    order = np.minimum(np.arange(_longest(q_blocks)), q_blocks)  # filled up with the empty row
 
     def part(start: int, stop: int) -> Int64[np.ndarray, " kv_blocks"]:
         columns = np.zeros(kv_blocks, np.int64)
-        _pack(ones, words, rows, columns, start, stop)
+        (sums,) = _no_sums((stop - start) * q_blocks, words.shape[2])
+        _pack(ones, words, rows, columns, order, sums, start, stop)
         return columns
 
     return Bits(words, rows, np.sum(in_parts(part, heads), axis=0))
@@ -79,38 +82,39 @@ def tables(
     Returns:
       For each, int64 ``[groups, ring, ring]``.
     """
-    heads, _, words = bits.words.shape
-    whole = [np.zeros((groups, ring, ring), np.int64) for groups, ring in degrees]
-    jobs = []
-    for (group, q_shard, kv_shard), table in zip(placements, whole, strict=True):
-        ring = table.shape[1]
-        if ring == 1:  # nothing to count
-            taken = group >= 0
-            np.add.at(table[:, 0, 0], group[taken], bits.rows[taken].sum(1))
-            continue
-        inside = np.zeros((ring, words * _WORD), bool)
-        inside[kv_shard, np.arange(kv_shard.size)] = True
-        masks = np.packbits(inside, axis=1, bitorder="little").view("<u8").astype(np.uint64)
-        of_shard = np.split(
-            np.argsort(q_shard, kind="stable"), np.cumsum(np.bincount(q_shard, minlength=ring))[:-1]
-        )
-        most = -(-max(map(len, of_shard)) // _ROWS) * _ROWS
-        rows = np.full((ring, most), q_shard.size)  # filled up with the empty row
-        for into, shard in zip(rows, of_shard, strict=True):
-            into[: shard.size] = shard
-        jobs.append((np.asarray(group, np.int64), rows, masks, table))
+    heads, q_blocks = bits.rows.shape
+    counted = [number for number, (_, ring) in enumerate(degrees) if ring > 1]  # others: all rows
+    rings = [degrees[number][1] for number in counted]
+    lists = np.cumsum([0, *rings])  # a list of rows for every shard of every placement
+    slots = np.cumsum([0, *(groups * ring for groups, ring in degrees if ring > 1)])
+    slot = np.full((heads, lists[-1]), -1)
+    rows = np.full((lists[-1], _longest(q_blocks)), q_blocks)  # filled up with the empty row
+    sizes = np.zeros(lists[-1], np.int64)
+    masks = np.zeros((lists[-1], bits.words.shape[2]), np.uint64)
+    for of, number in enumerate(counted):
+        group, q_shard, kv_shard = (np.asarray(part) for part in placements[number])
+        taken, some = group >= 0, slice(*lists[of : of + 2])
+        slot[taken, some] = slots[of] + group[taken, None] * rings[of] + np.arange(rings[of])
+        _list_rows(q_shard, rows[some], sizes[some])
+        _set_bits(kv_shard, masks[some])
 
-    def part(start: int, stop: int) -> list[Int64[np.ndarray, "groups ring ring"]]:
-        found = []
-        for group, rows, masks, table in jobs:
-            found.append(np.zeros_like(table))
-            _tables(bits.words, bits.rows, group, rows, masks, found[-1], start, stop)
-        return found
+    def part(start: int, stop: int) -> Int64[np.ndarray, "slots ring"]:
+        sums = _no_sums((stop - start) * q_blocks, masks.shape[1], int(slots[-1]))
+        _add_lists(bits.words, slot, rows, sizes, sums, start, stop)
+        counts = np.zeros((slots[-1], max(rings)), np.int64)
+        _count_sums(sums, masks, slots, lists, counts)
+        return counts
 
-    for found in in_parts(part, heads) if jobs else []:
-        for (*_, table), more in zip(jobs, found, strict=True):
-            table += more
-    return whole
+    found = [np.zeros((groups, ring, ring), np.int64) for groups, ring in degrees]
+    if counted:
+        counts = np.sum(in_parts(part, heads), axis=0)
+        for of, number in enumerate(counted):
+            table = found[number]
+            table[:] = counts[slots[of] : slots[of + 1], : rings[of]].reshape(table.shape)
+    for number in set(range(len(degrees))).difference(counted):
+        group = np.asarray(placements[number][0])
+        np.add.at(found[number][:, 0, 0], group[group >= 0], bits.rows[group >= 0].sum(1))
+    return found
 
 
 def sum_of_heads(
@@ -129,6 +133,15 @@ def sum_of_heads(
     chosen = np.asarray(heads, np.int64)
     in_parts(lambda start, stop: _sum(ones, chosen, work, turned, start, stop), blocks.shape[1])
     return work, turned
+
+
+def _longest(rows: int) -> int:
+    return -(-rows // _ROWS) * _ROWS
+
+
+def _no_sums(rows: int, words: int, slots: int = 1) -> UInt64[np.ndarray, "slots powers words"]:
+    """Sums in bits that can hold so many rows: a row for every power of two, one for the carry."""
+    return np.zeros((slots, max(rows.bit_length(), _POWERS) + 1, words), np.uint64)
 
 
 def in_parts[T](work: Callable[[int, int], T], size: int) -> list[T]:
@@ -178,11 +191,11 @@ def _lowest_bits(context, ones, at):
 
 @numba.njit(cache=True, nogil=True)
 @typing.no_type_check
-def _pack(ones, words, rows, columns, start, stop):
+def _pack(ones, words, rows, columns, order, sums, start, stop):
     q_blocks, kv_blocks = rows.shape[1], columns.size
     whole, rest = kv_blocks // _WORD, kv_blocks % _WORD
-    sums = np.zeros(kv_blocks, np.uint8)
     for head in range(start, stop):
+        words[head, q_blocks] = 0
         for i in range(q_blocks):
             at = (head * q_blocks + i) * kv_blocks
             into = words[head, i]
@@ -202,19 +215,12 @@ def _pack(ones, words, rows, columns, start, stop):
                 into[whole] = word
                 total += _count(word)
             rows[head, i] = total
-            if i % 4 == 3:  # four rows at once
-                one, two = ones[at - 3 * kv_blocks :], ones[at - 2 * kv_blocks :]
-                three, four = ones[at - kv_blocks :], ones[at:]
-                for k in range(kv_blocks):
-                    sums[k] += one[k] + two[k] + three[k] + four[k]
-            elif i >= q_blocks - q_blocks % 4:
-                for k in range(kv_blocks):
-                    sums[k] += ones[at + k]
-            if i % 252 == 251 or i == q_blocks - 1:  # a byte of a sum holds 255 rows
-                for k in range(kv_blocks):
-                    columns[k] += sums[k]
-                    sums[k] = 0
-        words[head, q_blocks] = 0
+            if i % _ROWS == _ROWS - 1 or i == q_blocks - 1:
+                _add(words[head], order, i - i % _ROWS, sums)
+    for power in range(sums.shape[0] - 1):
+        for k in range(kv_blocks):
+            bit = sums[power, k // _WORD] >> np.uint64(k % _WORD) & np.uint64(1)
+            columns[k] += np.int64(bit) << power
 
 
 @intrinsic
@@ -222,7 +228,7 @@ def _pack(ones, words, rows, columns, start, stop):
 def _add_rows(context, words, rows, sums, row, word):
     """Adds a line of sixteen rows of one head to sums in bits: ones, twos, fours, eights.
 
-    Changes those rows of ``sums`` and leaves in the last which places have sixteen more. Written in
+    Changes those rows of ``sums`` and leaves in its last which places have sixteen more. Written in
     vector instructions, which compilers do not find here: they cannot tell rows from sums.
     """
 
@@ -249,6 +255,7 @@ def _add_rows(context, words, rows, sums, row, word):
         def number(of):
             return ir.Constant(ir.IntType(_WORD), of)
 
+        last = builder.sub(builder.extract_value(sums.shape, 0), number(1))
         first = builder.gep(rows.data, [arguments[3]])
         levels = [load(sums, number(power)) for power in range(_POWERS)]
 
@@ -260,8 +267,9 @@ def _add_rows(context, words, rows, sums, row, word):
             return carry
 
         carry = added(_POWERS - 1, 0)
-        for power, level in enumerate((*levels, carry)):
+        for power, level in enumerate(levels):
             builder.store(level, place(sums, number(power)), align=_WORD // 8)
+        builder.store(carry, place(sums, last), align=_WORD // 8)
         return context.get_dummy_value()
 
     integer = numba.types.intp
@@ -270,42 +278,60 @@ def _add_rows(context, words, rows, sums, row, word):
 
 @numba.njit(cache=True, nogil=True)
 @typing.no_type_check
-def _count_masked(row, masks, power, counts):
-    """Adds the bits that every mask but the last finds in a row, times a power of two."""
-    for j in range(masks.shape[0] - 1):
-        found = np.uint64(0)
-        for w in range(masks.shape[1]):
-            found += _count(row[w] & masks[j, w])
-        counts[j] += np.int64(found) << power
+def _add(words, rows, row, sums):
+    """Adds sixteen rows of one head to sums in bits, whose last row is used up."""
+    carry = sums[-1]
+    for word in range(0, words.shape[1], _LINE):
+        _add_rows(words, rows, sums, row, word)
+    for power in range(_POWERS, sums.shape[0] - 1):
+        level = sums[power]
+        left = np.uint64(0)
+        for w in range(words.shape[1]):
+            both = level[w] & carry[w]
+            level[w] ^= carry[w]
+            carry[w] = both
+            left |= both
+        if left == 0:
+            break
+
+
+@numba.njit(cache=True)
+@typing.no_type_check
+def _list_rows(shards, rows, sizes):
+    for row in range(shards.size):
+        rows[shards[row], sizes[shards[row]]] = row
+        sizes[shards[row]] += 1
+
+
+@numba.njit(cache=True)
+@typing.no_type_check
+def _set_bits(shards, masks):
+    for k in range(shards.size):
+        masks[shards[k], k // _WORD] |= np.uint64(1) << np.uint64(k % _WORD)
 
 
 @numba.njit(cache=True, nogil=True)
 @typing.no_type_check
-def _tables(words, of_rows, group, rows, masks, table, start, stop):
-    ring, width = masks.shape
-    sums = np.empty((_POWERS + 1, width), np.uint64)
-    counts = np.empty(ring - 1, np.int64)
+def _add_lists(words, slot, rows, sizes, sums, start, stop):
     for head in range(start, stop):
-        if group[head] < 0:
-            continue
-        for i in range(ring):
-            counts[:] = 0
-            sums[:] = 0
-            for row in range(0, rows.shape[1], _ROWS):
-                for word in range(0, width, _LINE):
-                    _add_rows(words[head], rows[i], sums, row, word)
-                _count_masked(sums[_POWERS], masks, _POWERS, counts)
-            for power in range(_POWERS):
-                _count_masked(sums[power], masks, power, counts)
-            last = 0  # the last mask finds what the others do not
-            for row in rows[i]:
-                if row < of_rows.shape[1]:
-                    last += of_rows[head, row]
-            into = table[group[head], i]
-            for j in range(ring - 1):
-                into[j] += counts[j]
-                last -= counts[j]
-            into[ring - 1] += last
+        for of in range(slot.shape[1]):
+            if slot[head, of] >= 0:
+                for row in range(0, sizes[of], _ROWS):
+                    _add(words[head], rows[of], row, sums[slot[head, of]])
+
+
+@numba.njit(cache=True, nogil=True)
+@typing.no_type_check
+def _count_sums(sums, masks, slots, lists, counts):
+    for of in range(slots.size - 1):
+        for at in range(slots[of], slots[of + 1]):
+            for j in range(lists[of + 1] - lists[of]):
+                mask = masks[lists[of] + j]
+                for power in range(sums.shape[1] - 1):
+                    found = np.uint64(0)
+                    for w in range(mask.size):
+                        found += _count(sums[at, power, w] & mask[w])
+                    counts[at, j] += np.int64(found) << power
 
 
 @numba.njit(cache=True, nogil=True)

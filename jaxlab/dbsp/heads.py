@@ -99,11 +99,12 @@ def head_groups(
         return rounds.T.copy()
     members: list[list[int]] = [[] for _ in range(groups)]
     lightest = [(0, group) for group in range(groups)]
-    for head in heaviest_first:
+    work = weights.tolist()
+    for head in heaviest_first.tolist():
         load, group = heapq.heappop(lightest)
-        members[group].append(int(head))
+        members[group].append(head)
         if len(members[group]) < room:
-            heapq.heappush(lightest, (load + int(weights[head]), group))
+            heapq.heappush(lightest, (load + work[head], group))
     greedy = np.asarray(members, np.int64).reshape(groups, room)
     if method == "greedy":
         return greedy

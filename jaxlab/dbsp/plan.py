@@ -238,18 +238,14 @@ def _moved(exchange: Int64[np.ndarray, "ulysses ring ring"]) -> float:
 def _check_permutations(name: str, values: Int64[np.ndarray, "*rows size"]) -> None:
     size = values.shape[-1]
     rows = values.reshape(-1, size)
-    found = rows + size * np.arange(len(rows))[:, None]
-    if rows.size and rows.min() >= 0 and rows.max() < size:
-        seen = np.zeros(rows.size, bool)
-        seen[found.reshape(-1)] = True
-        if seen.all():
-            return
-    if rows.size and (rows.min() < 0 or rows.max() >= size):
-        found = found[(rows >= 0) & (rows < size)]
-    seen = np.bincount(found.reshape(-1), minlength=rows.size).reshape(rows.shape)
-    if (seen != 1).any():
-        row, entry = (int(at) for at in np.argwhere(seen != 1)[0])
-        raise ValueError(
-            f"Plan: {name}{f'[{row}]' if values.ndim > 1 else ''} is not a permutation of "
-            f"0..{size - 1}: {entry} occurs {int(seen[row, entry])} times."
-        )
+    shared = len(rows) > 1 and (rows == rows[0]).all()  # one order for all groups
+    for number, row in enumerate(rows[:1] if shared else rows):
+        inside = size == 0 or (row.min() >= 0 and row.max() < size)
+        found = row if inside else row[(row >= 0) & (row < size)]
+        seen = np.bincount(found, minlength=size)
+        if not (seen == 1).all():
+            entry = int(np.flatnonzero(seen != 1)[0])
+            raise ValueError(
+                f"Plan: {name}{f'[{number}]' if values.ndim > 1 else ''} is not a permutation of "
+                f"0..{size - 1}: {entry} occurs {int(seen[entry])} times."
+            )

@@ -177,6 +177,7 @@ def greedy_plans(
       {(2, 1): [[[36]], [[36]]]}
     """
     from jaxlab.dbsp.bits import pack, tables
+    from jaxlab.dbsp.fill import fill_shards
 
     live_blocks = live("greedy_plans", mask)
     count, q_blocks, kv_blocks = live_blocks.shape[-3:]
@@ -184,18 +185,20 @@ def greedy_plans(
     head = np.arange(bits.rows.shape[0]) % count
     weights = bits.rows.sum(1).reshape(-1, count).sum(0)
     marginals = (bits.rows.sum(0), bits.columns)
+    heaviest_first = [np.argsort(-weight, kind="stable") for weight in marginals]
     plans, placements = [], []
     for ulysses, ring in degrees:
         _check(ulysses, ring, "greedy", "greedy", home_reward)
         orders = home_orders(mask, home, ulysses=ulysses, ring=ring)
         placement = [
-            block_groups(
+            fill_shards(
                 _filled(weight, order.size),
+                np.concatenate([first, np.arange(first.size, order.size)]),  # padding comes last
                 shards_of(order, ring),
-                ring=ring,
-                home_reward=home_reward,
+                ring,
+                float(home_reward),
             )
-            for weight, order in zip(marginals, orders, strict=True)
+            for weight, first, order in zip(marginals, heaviest_first, orders, strict=True)
         ]
         groups = head_groups(_filled(weights, -(-count // ulysses) * ulysses), ulysses)
         group_of = np.argsort(groups.reshape(-1)) // groups.shape[1]
