@@ -30,7 +30,7 @@ BARS = {
         None,
         1.01,
         "One static token order, fitted to other layers' first steps, balances a layer at U2R4 "
-        "with no block moved, every family.",
+        "with no block moved, every family and real clips.",
     ),
     "home-r8": Bar(
         "home",
@@ -69,7 +69,7 @@ BARS = {
         False,
         1.01,
         "A plan with 5 % moved from a fitted order still fits three steps later: U2R4, every "
-        "family; U1R8, all but reordered SVG heads.",
+        "family; U1R8, all but reordered SVG heads; and real clips.",
     ),
     "moved-r4": Bar(
         "moved",
@@ -77,7 +77,7 @@ BARS = {
         None,
         1.03,
         "At most 20 % of the query and 25 % of the key blocks moved from contiguous shards balance "
-        "a layer at U2R4, every family.",
+        "a layer at U2R4, every family and real clips.",
     ),
     "moved-r8": Bar(
         "moved",

@@ -146,8 +146,9 @@ def balance_of(
     """
     ulysses, ring = degrees
     make = functools.partial(plan, judged, ulysses=ulysses, ring=ring, seed=seed)
-    refined = functools.partial(make, evaluations=evaluations, movement_weight=0)
-    quick = functools.partial(make, evaluations=evaluations // 5)
+    searched = functools.partial(make, movement_weight=0)
+    refined = functools.partial(searched, evaluations=evaluations)
+    quick = functools.partial(searched, evaluations=evaluations // 5)
     plans = {
         "none": make(blocks="none"),
         "striped": make(blocks="none", home="striped"),

@@ -99,19 +99,23 @@ def block_values(
         found = {}
         for n, blocks in by_size.items():
             for degrees in bar.degrees:
-                ratios = [
-                    plans[PLANS[bar.plan]][0]
+                rows = [
+                    plans[PLANS[bar.plan]]
                     for family, plans in blocks.items()
                     if family.endswith(f" {degrees}")
                     and (
                         degrees == "U2R4" or bar.reordered in (None, family.startswith("svg-reord"))
                     )
                 ]
-                if ratios:
-                    found[f"{degrees}, n = {n}"] = max(ratios)
-        if "U1R8" in bar.degrees and bar.plan != "later" and not bar.reordered:
+                if rows:
+                    least, most = min(row[-1] for row in rows), max(row[-1] for row in rows)
+                    seeds = f"{least}" if least == most else f"{least} to {most}"
+                    found[f"{degrees}, n = {n}, {seeds} seeds"] = max(row[0] for row in rows)
+        if not bar.reordered:
             found |= {
-                f"U1R8, {clip}": one["U1R8"][PLANS[bar.plan]][0] for clip, one in clips.items()
+                f"{degrees}, {clip}": one[degrees][PLANS[bar.plan]][0]
+                for degrees in bar.degrees
+                for clip, one in clips.items()
             }
         values[name] = (
             Value(found, "deterministic", 0.01)
@@ -158,9 +162,19 @@ def speedups(layers: list[dict], judged: Judged, rest: float) -> dict[str, Value
     """
     held_out = judged.held_out
     paper, ours = judged.chosen["db-SP"], judged.chosen["refined"]
+    count = f"{held_out.size} layers"
     uneven = np.array([layers[number]["plans"]["none U8R1"]["ratio"] > 1.25 for number in held_out])
     found = {
         "attention-speedup-refined": paper.sum() / ours.sum(),
+        "attention-speedup-refined-fixed": judged.fixed["db-SP"].sum()
+        / judged.fixed["refined"].sum(),
+        "attention-speedup-degrees": {
+            f"U{u}R{r}, {count}": (
+                judged.seconds[f"none U{u}R{r}"][held_out].sum()
+                / judged.seconds[f"db-SP U{u}R{r}"][held_out].sum()
+            )
+            for u, r in DEGREES
+        },
         "attention-speedup-striped": judged.chosen["striped"].sum() / ours.sum(),
         "degrees-regret": ours.sum() / judged.least["refined"].sum() - 1,
         "degrees-gain": judged.fixed["refined"].sum() / ours.sum() - 1,
@@ -169,9 +183,12 @@ def speedups(layers: list[dict], judged: Judged, rest: float) -> dict[str, Value
         ("attention-speedup", "attention-speedup-best", "end-to-end", "end-to-end-dit"),
         Missing("no layer that was not fitted to has an imbalance above 1.25 at U8R1"),
     )
+    spread = {}
     if uneven.any():
         baselines = [judged.seconds[f"none U{u}R{r}"][held_out] for u, r in DEGREES]
-        attention = float(np.mean([(one / paper)[uneven].mean() for one in baselines]))
+        by_layer = np.mean([(one / paper)[uneven] for one in baselines], axis=0)
+        attention = float(by_layer.mean())
+        spread["attention-speedup"] = (float(by_layer.min()), float(by_layer.max()))
         whole = np.mean([((one + rest) / (paper + rest))[uneven].mean() for one in baselines])
         found |= {
             "attention-speedup": attention,
@@ -182,4 +199,6 @@ def speedups(layers: list[dict], judged: Judged, rest: float) -> dict[str, Value
             },
             "end-to-end-dit": float(whole),
         }
-    return over | {name: Value(speed, "timed") for name, speed in found.items()}
+    return over | {
+        name: Value(speed, "timed", spread=spread.get(name)) for name, speed in found.items()
+    }

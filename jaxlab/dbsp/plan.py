@@ -237,10 +237,12 @@ def _moved(exchange: Int64[np.ndarray, "ulysses ring ring"]) -> float:
 
 def _check_permutations(name: str, values: Int64[np.ndarray, "*rows size"]) -> None:
     size = values.shape[-1]
+    if not size:
+        raise ValueError(f"Plan: {name} is empty.")
     rows = values.reshape(-1, size)
     shared = len(rows) > 1 and (rows == rows[0]).all()  # one order for all groups
     for number, row in enumerate(rows[:1] if shared else rows):
-        inside = size == 0 or (row.min() >= 0 and row.max() < size)
+        inside = row.min() >= 0 and row.max() < size
         found = row if inside else row[(row >= 0) & (row < size)]
         seen = np.bincount(found, minlength=size)
         if not (seen == 1).all():

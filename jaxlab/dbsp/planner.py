@@ -94,9 +94,7 @@ def plan(
     live_blocks = live("plan", mask)
     _check(ulysses, ring, heads, blocks, home_reward, movement_weight, q_cap, kv_cap, evaluations)
     count, q_blocks, kv_blocks = live_blocks.shape[-3:]
-    units = count if kv_heads is None else kv_heads
-    if units < 1 or count % units:
-        raise ValueError(f"plan: kv_heads={kv_heads} must divide the mask's {count} heads.")
+    units = _units("plan", count, kv_heads)
     flat = live_blocks.reshape(-1, q_blocks, kv_blocks)
     kv_head = np.arange(flat.shape[0]) % count // (count // units)
     orders = home_orders(mask, home, ulysses=ulysses, ring=ring)
@@ -153,6 +151,7 @@ def greedy_plans(
     degrees: Sequence[tuple[int, int]],
     home: Home = "contiguous",
     home_reward: int | float = 2,
+    kv_heads: int | None = None,
 ) -> dict[tuple[int, int], tuple[Plan, Int64[np.ndarray, "ulysses ring ring"]]]:
     """The greedy plans of several degrees and their work, reading the mask only once.
 
@@ -164,6 +163,7 @@ def greedy_plans(
       degrees: pairs (U, R).
       home: as in ``plan``.
       home_reward: as in ``plan``.
+      kv_heads: as in ``plan``.
 
     Returns:
       For every pair, the plan and its work table.
@@ -181,9 +181,10 @@ def greedy_plans(
 
     live_blocks = live("greedy_plans", mask)
     count, q_blocks, kv_blocks = live_blocks.shape[-3:]
+    units = _units("greedy_plans", count, kv_heads)
     bits = pack(live_blocks.reshape(-1, q_blocks, kv_blocks))
-    head = np.arange(bits.rows.shape[0]) % count
-    weights = bits.rows.sum(1).reshape(-1, count).sum(0)
+    kv_head = np.arange(bits.rows.shape[0]) % count // (count // units)
+    weights = np.bincount(kv_head, bits.rows.sum(1), units).astype(np.int64)
     marginals = (bits.rows.sum(0), bits.columns)
     heaviest_first = [np.argsort(-weight, kind="stable") for weight in marginals]
     plans, placements = [], []
@@ -200,10 +201,11 @@ def greedy_plans(
             )
             for weight, first, order in zip(marginals, heaviest_first, orders, strict=True)
         ]
-        groups = head_groups(_filled(weights, -(-count // ulysses) * ulysses), ulysses)
+        groups = head_groups(_filled(weights, -(-units // ulysses) * ulysses), ulysses)
         group_of = np.argsort(groups.reshape(-1)) // groups.shape[1]
-        placements.append((group_of[head], placement[0][:q_blocks], placement[1][:kv_blocks]))
-        plans.append(_assembled(ulysses, ring, groups.reshape(-1), [placement], orders))
+        placements.append((group_of[kv_head], placement[0][:q_blocks], placement[1][:kv_blocks]))
+        heads = expand_kv_groups(groups, count // units)
+        plans.append(_assembled(ulysses, ring, heads, [placement], orders))
     works = tables(bits, placements, degrees)
     return dict(zip(degrees, zip(plans, works, strict=True), strict=True))
 
@@ -221,6 +223,14 @@ def _assembled(
     if len(placements) == 1:  # shared by all groups
         q_order, kv_order = q_order.repeat(ulysses, 0), kv_order.repeat(ulysses, 0)
     return Plan(ulysses, ring, head_perm, q_order, kv_order, *orders)
+
+
+def _units(name: str, heads: int, kv_heads: int | None) -> int:
+    """How many heads are placed: those of keys and values, or all."""
+    units = heads if kv_heads is None else kv_heads
+    if units < 1 or heads % units:
+        raise ValueError(f"{name}: kv_heads={kv_heads} must divide the mask's {heads} heads.")
+    return units
 
 
 def _filled(weights: Int64[np.ndarray, " some"], size: int) -> Int64[np.ndarray, " all"]:

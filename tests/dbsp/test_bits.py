@@ -8,12 +8,15 @@ import pytest
 from jaxlab.dbsp.bits import in_parts, pack, sum_of_heads, tables
 
 
-# fewer columns than a word, whole words, a rest; more rows than a byte counts
-@pytest.mark.parametrize("shape", [(3, 5, 7), (4, 13, 64), (5, 300, 130), (1, 2, 193)])
+# fewer columns than a word, whole words, a rest, more than a line of words; rows that do not fill
+# sixteen, that just do, and many
+@pytest.mark.parametrize(
+    "shape", [(3, 5, 7), (4, 16, 64), (5, 300, 130), (1, 2, 193), (2, 40, 257), (3, 33, 600)]
+)
 def test_bits_and_sums_are_those_of_the_mask(shape):
     rng = np.random.default_rng(sum(shape))
     mask = rng.random(shape) < rng.random((shape[0], 1, shape[2]))
-    mask[0, :, -1] = True  # a column that fills the bytes it is counted in
+    mask[0, :, -1] = True  # a column that is in every row
     bits = pack(mask)
     unpacked = np.unpackbits(bits.words.view(np.uint8), axis=2, bitorder="little")
     np.testing.assert_array_equal(unpacked[:, :-1, : shape[2]], mask)
@@ -23,13 +26,15 @@ def test_bits_and_sums_are_those_of_the_mask(shape):
     np.testing.assert_array_equal(bits.columns, mask.sum((0, 1)))
 
 
-def test_tables_count_every_tile_of_every_placement():
-    rng = np.random.default_rng(1)
-    mask = rng.random((6, 75, 90)) < rng.random((6, 1, 90))
+@pytest.mark.parametrize(("q_blocks", "kv_blocks"), [(75, 90), (150, 520)])
+def test_tables_count_every_tile_of_every_placement(q_blocks, kv_blocks):
+    rng = np.random.default_rng(q_blocks)
+    mask = rng.random((6, q_blocks, kv_blocks)) < rng.random((6, 1, kv_blocks))
     placements, degrees = [], [(2, 4), (3, 1), (1, 5)]
     for groups, ring in degrees:
         of_head = rng.integers(-1, groups, 6)  # -1 takes no part
-        placements.append((of_head, rng.integers(0, ring, 75), rng.integers(0, ring, 90)))
+        shards = rng.integers(0, ring, q_blocks), rng.integers(0, ring, kv_blocks)
+        placements.append((of_head, *shards))
     placements[0][1][:] = 2  # all rows on one shard, none on the others
     for (group, q, kv), (groups, ring), found in zip(
         placements, degrees, tables(pack(mask), placements, degrees), strict=True

@@ -132,13 +132,16 @@ def test_refined_beats_greedy_with_less_movement(family):
     assert refined.kv_moved <= 0.25
 
 
-@pytest.mark.parametrize("shape", [(6, 64, 64), (2, 5, 37, 70), (3, 300, 9)])
+@pytest.mark.parametrize(
+    ("shape", "kv_heads"),
+    [((6, 64, 64), 3), ((2, 5, 37, 70), None), ((3, 300, 9), None), ((2, 4, 24, 600), 2)],
+)
 @pytest.mark.parametrize(("home", "reward"), [("contiguous", 2), ("striped", 0), ("striped", 10)])
-def test_plans_of_all_degrees_are_the_plans_of_each(shape, home, reward):
+def test_plans_of_all_degrees_are_the_plans_of_each(shape, kv_heads, home, reward):
     rng = np.random.default_rng(sum(shape))
     mask = rng.random(shape) < rng.random((*shape[:-2], 1, 1))
     degrees = [(4, 1), (2, 2), (1, 4), (1, 5)]
-    options = {"home": home, "home_reward": reward}
+    options = {"home": home, "home_reward": reward, "kv_heads": kv_heads}
     batch = mask.reshape(-1, *shape[-3:])
     for (ulysses, ring), (placed, work) in greedy_plans(mask, degrees=degrees, **options).items():
         alone = plan(mask, ulysses=ulysses, ring=ring, heads="greedy", blocks="greedy", **options)

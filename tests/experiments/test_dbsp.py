@@ -108,7 +108,7 @@ def test_bars_take_the_worst_family_of_their_degrees():
         "svg-reord U1R8": rows_of_plans(home=3.1, near=3.2, later=3.3, moved=3.4),
     }
     found = dbsp_values.block_values({"64": blocks}, {})
-    small, large = "U2R4, n = 64", "U1R8, n = 64"
+    small, large = "U2R4, n = 64, 1 seeds", "U1R8, n = 64, 1 seeds"
     expected = {
         "home-r4": {small: 1.2}, "home-r8": {large: 2.1}, "home-r8-svg": {large: 3.1},
         "near-home": {small: 1.2, large: 2.2}, "near-home-svg": {large: 3.2},
@@ -118,13 +118,19 @@ def test_bars_take_the_worst_family_of_their_degrees():
     assert found["blocks-greedy"].value == 1.5
     least = {"2%": 1.4 / 1.02, "5%": 1.4 / 1.05, "10%": 1.4 / 1.1, "20%": 1.4 / 1.2}
     assert found["bound-valid"].value == pytest.approx(least)
-    clip = {"U1R8": rows_of_plans(home=7.0, near=8.0, later=9.0, moved=10.0)}
+    clip = {
+        "U1R8": rows_of_plans(home=7.0, near=8.0, later=9.0, moved=10.0),
+        "U2R4": rows_of_plans(home=7.5, near=8.5, later=9.5, moved=10.5),
+    }
     other = {"gen U2R4": rows_of_plans(home=5.0, near=5.0, later=5.0, moved=5.0)}
+    other["gen U2R4"]["fitted home"][-1] = 3
+    other["sta U2R4"] = rows_of_plans(home=4.0, near=4.0, later=4.0, moved=4.0)
     found = dbsp_values.block_values({"64": blocks, "256": other}, {"film": clip})
-    assert found["home-r4"].value == {small: 1.2, "U2R4, n = 256": 5.0}
+    seeds = "U2R4, n = 256, 1 to 3 seeds"
+    assert found["home-r4"].value == {small: 1.2, seeds: 5.0, "U2R4, film": 7.5}
     assert found["near-home"].value["U1R8, film"] == 8.0
+    assert found["later"].value["U2R4, film"] == 9.5
     assert found["home-r8-svg"].value == {large: 3.1}
-    assert found["later"].value.keys() == {small, large, "U2R4, n = 256"}
     assert isinstance(dbsp_values.block_values({"256": other}, {})["home-r8"], Missing)
 
 
