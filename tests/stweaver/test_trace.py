@@ -22,6 +22,7 @@ BAD = [
     ({"layer_end": [0, 0, -1]}, "'0' .*layer_end that is not in -1..-1"),
     ({"period": 0}, "period=0 must be positive"),
     ({"period": 3}, "'0' .*lives longer than the period 3"),
+    ({"period": 9.5}, "period=9.5 is not an integer"),
     ({"period": 6, "start": [0, 1, 7], "end": [4, 5, 8]}, "'2' .*starts outside the period"),
     ({"start": [0, 1, -1], "period": 9}, "'2' .*starts outside the period"),
     ({"size": [1 << 61, 1 << 61, 1]}, "2\\^62 bytes"),
