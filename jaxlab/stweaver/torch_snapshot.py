@@ -130,9 +130,7 @@ def _few(devices: set[int]) -> str:
     return f"{sorted(devices)[:9]}{'' if len(devices) < 10 else ' and more'}"
 
 
-def _replay(
-    events: list[Any], places: "_Places"
-) -> tuple[list[_Request], dict[int, _Request]]:
+def _replay(events: list[Any], places: "_Places") -> tuple[list[_Request], dict[int, _Request]]:
     """Pairs allocations with releases; returns all requests and those still live, by address."""
     requests: list[_Request] = []
     live: dict[int, _Request] = {}
