@@ -282,8 +282,17 @@ CLAIMS = (
         "known-optimum",
         sentence="Rectangles cut into pieces are put together again without a gap.",
         source="goal; the bar is ours, set before the first run",
-        quantity="share of 216 instances of 500 to 2,000 requests solved within 2 s each, a lower "
-        "bound of the share in 60 s",
+        quantity="share of 216 instances of 500 to 2,000 requests solved within 2 s each",
+        criterion=at_least(0.5),
+        obtained="measured",
+        goal=True,
+    ),
+    _claim(
+        "known-optimum-minute",
+        sentence="With a minute each, half of their kinds are put together again.",
+        source="goal; the bar is ours",
+        quantity="share solved within 60 s, the first instance of each of the 24 kinds, two at a "
+        "time; added, with the other's bar, after the other had been measured",
         criterion=at_least(0.5),
         obtained="measured",
         goal=True,
@@ -318,21 +327,24 @@ CLAIMS = (
     _goal(
         "order-saves",
         sentence="Where the bound over all orders leaves 15 %, our order saves 10 %.",
-        quantity="1 - peak of ours / of the program, lowest of the cases with such room",
+        quantity="1 - peak of ours / of the program, lowest of the cases with such room; batch 64 "
+        "was chosen after a first look had shown no such room, and gives it in one case of ten",
         criterion=at_least(0.1),
         obtained="exact",
     ),
     _goal(
         "order-identical",
         sentence="In the arena, in our order, the results are the same to the bit.",
-        quantity="equality with the program evaluated equation by equation, every executed model",
+        quantity="equality with the program evaluated equation by equation, five models and two "
+        "batch sizes, arguments donated",
         criterion=each(holds()),
         obtained="exact",
     ),
     _goal(
         "xla-temporaries",
         sentence="Values read from XLA's dump fill exactly the temporaries that it states.",
-        quantity="no value without a live range, and the same total, for every compiled step",
+        quantity="no value without a live range, and values that end where the compiler's memory "
+        "analysis says, for every compiled step; the importer itself refuses any other dump",
         criterion=each(holds()),
         obtained="exact",
         preset="smoke",

@@ -7,6 +7,7 @@ from matplotlib.figure import Figure
 
 from experiments.harness import Result
 from experiments.harness.figures import PALETTE
+from jaxlab.stweaver.occupancy import occupancy_boxes
 
 NAMES = {
     "caching": "PyTorch caching",
@@ -36,18 +37,8 @@ def _occupancy(facts: dict) -> Figure:
     columns = ("start", "end", "size", "offset", "phase")
     start, end, size, offset, phase = (np.array(facts[name]) for name in columns)
     period = facts["period"]
-    wraps = np.flatnonzero(end > period)
-    rows = np.concatenate([np.arange(start.size), wraps])
-    left = np.concatenate([start, np.zeros(wraps.size)])
-    right = np.concatenate([np.minimum(end, period), end[wraps] - period])
-    low, high = offset[rows] / 2**20, (offset + size)[rows] / 2**20
-    corners = np.stack(
-        [
-            np.stack(corner, -1)
-            for corner in ((left, low), (right, low), (right, high), (left, high))
-        ],
-        1,
-    )
+    rows, corners = occupancy_boxes(start, end, offset, offset + size, period)
+    corners[..., 1] /= 2**20
     figure, axis = plt.subplots(figsize=(6.5, 3.8))
     colors = np.array(PALETTE)[phase[rows] % len(PALETTE)]
     axis.add_collection(PolyCollection(list(corners), facecolors=colors, linewidths=0))

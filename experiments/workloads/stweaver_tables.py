@@ -84,7 +84,9 @@ def training_tables(
     )
 
 
-def packing_tables(times: list, hard: list, peer: dict, known: list) -> tuple[Table, ...]:
+def packing_tables(
+    times: list, hard: list, peer: dict, known: list, patient: list
+) -> tuple[Table, ...]:
     """Planning times, MiniMalloc's instances, and those of known optimum by kind."""
     columns = ("model", "schedule", "requests", "sizes", "phases", "wraps", "seconds", "paper")
     return (
@@ -110,23 +112,33 @@ def packing_tables(times: list, hard: list, peer: dict, known: list) -> tuple[Ta
             ),
             caption="proved: no plan is lower. seconds: until within the capacity of 1,048,576.",
         ),
-        Table(
-            "Rectangles cut into requests",
-            ("requests", "duration", "pinwheels", "instances", "solved", "seconds", "gap"),
-            tuple(
-                (
-                    *kind,
-                    len(rows),
-                    mean([row["solved"] for row in rows]),
-                    max((row["took"] for row in rows if row["solved"]), default=None),
-                    mean([row["gap"] for row in rows]),
-                )
-                for kind in dict.fromkeys(_kind(row) for row in known)
-                for rows in [[row for row in known if _kind(row) == kind]]
-            ),
-            caption="pinwheels: share of cuts that no straight line follows. seconds: the longest "
-            "of those solved. gap: mean height over the optimum, less one.",
+        _rectangles("Rectangles cut into requests", known),
+        *(
+            [_rectangles("The first rectangle of each kind, with more time", patient)]
+            * bool(patient)
         ),
+    )
+
+
+def _rectangles(title: str, found: list) -> Table:
+    kinds = dict.fromkeys(_kind(row) for row in found)
+    parts = [(kind, [row for row in found if _kind(row) == kind]) for kind in kinds]
+    return Table(
+        title,
+        (*("requests", "duration", "pinwheels", "instances", "solved"), "seconds", "gap", "worst"),
+        tuple(
+            (
+                *kind,
+                len(rows),
+                mean([row["solved"] for row in rows]),
+                max((row["took"] for row in rows if row["solved"]), default=None),
+                mean([row["gap"] for row in rows]),
+                max((row["gap"] for row in rows), default=None),
+            )
+            for kind, rows in (*parts, (("all", None, None), found))
+        ),
+        caption="pinwheels: share of cuts that no straight line follows. seconds: the longest of "
+        "those solved. gap, worst: mean and highest height over the optimum, less one.",
     )
 
 

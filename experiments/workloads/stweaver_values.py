@@ -60,7 +60,7 @@ def _full_values(cases: list) -> dict:
     }
 
 
-def packing_values(times: list, hard: list, peer: dict, known: list) -> dict:
+def packing_values(times: list, hard: list, peer: dict, known: list, patient: list) -> dict:
     """Planning times, hard instances and those of known optimum."""
     values: dict[str, Value | Missing] = {}
     if times:
@@ -82,12 +82,19 @@ def packing_values(times: list, hard: list, peer: dict, known: list) -> dict:
         "known-optimum": Value(mean([row["solved"] for row in known]), "timed")
         if len(known) >= 200
         else Missing("needs at least 200 instances"),
+        "known-optimum-minute": Value(mean([row["solved"] for row in patient]), "timed")
+        if len(patient) >= 24
+        else Missing("needs an instance of each of 24 kinds"),
     }
 
 
 def program_values(orders: list, jaxprs: list, compiled: list) -> dict:
     """Orders, plans and temporaries of JAX programs."""
-    identical = {row["model"]: row["identical"] for row in orders if "identical" in row}
+    identical = {
+        f"{row['model']}, batch {row['batch']}": row["identical"]
+        for row in orders
+        if "identical" in row
+    }
     roomy = [row["saving"] for row in orders if row["room"] >= 0.15]
     return {
         "order-never-worse": Value(

@@ -26,6 +26,7 @@ from jaxlab.stweaver import (
 )
 from jaxlab.stweaver.occupancy import draw_occupancy
 from jaxlab.stweaver.planning import PLANNERS
+from jaxlab.stweaver.xla import CONVENTIONS
 
 _FILES = """\
 FILE is one of
@@ -43,8 +44,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(argv)
     try:
         return options.run(options)
-    except (ValueError, OSError, ImportError) as error:
-        sys.stderr.write(f"error: {error}\n")
+    except (ValueError, OSError, ImportError, MemoryError, RecursionError) as error:
+        sys.stderr.write(f"error: {str(error) or type(error).__name__}\n")
         return 2
 
 
@@ -72,6 +73,11 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("file", metavar="FILE", type=Path, help="the trace; see below")
         command.add_argument("--device", type=int, help="of a PyTorch snapshot of several devices")
         command.add_argument("--module", default="", help="of an XLA dump of several programs")
+        command.add_argument(
+            "--convention", default=CONVENTIONS[1], choices=CONVENTIONS,
+            help=f"when values of an XLA dump end ({CONVENTIONS[1]}, which is safe; the other is "
+            "so only where every operation works in place)",
+        )  # fmt: skip
         command.add_argument("--json", type=Path, metavar="OUT", help="also write a JSON file")
         command.add_argument(
             "--picture", type=Path, metavar="OUT", help="also draw the plan, .svg or .png"
@@ -97,8 +103,11 @@ def _load(options: argparse.Namespace) -> tuple[Trace, int | None]:
     path: Path = options.file
     if path.is_dir():
         memory = read_xla_dump(path, options.module)
-        return memory.trace(), memory.temp_size
-    if path.suffix in (".pickle", ".pkl"):
+        _say([f"Values end by the convention {options.convention!r}; placed without alignment."])
+        return memory.trace(options.convention), memory.temp_size
+    with path.open("rb") as binary:
+        pickled = binary.read(1) == b"\x80"
+    if pickled or path.suffix in (".pickle", ".pkl"):
         return read_torch_snapshot(path, device=options.device), None
     with path.open(encoding="utf-8", errors="replace") as file:
         header = file.readline(4096)
@@ -113,6 +122,8 @@ def _made(options: argparse.Namespace, trace: Trace, **more: Any) -> Plan:
 
 
 def _report(options: argparse.Namespace) -> int:
+    if options.top < 0:
+        raise ValueError(f"--top {options.top} must not be negative.")
     trace, current = _load(options)
     made = _made(options, trace)
     report = memory_report(trace, plan=made, current=current)

@@ -286,16 +286,17 @@ def driver_free(heap, block):
     drop_block(heap, block)
 
 
-def table(heap: Heap) -> Int64[np.ndarray, "blocks 3"]:
+def table(heap: Heap) -> Int64[np.ndarray, "blocks 4"]:
     """The blocks of a heap by address.
 
     Args:
       heap: the heap.
 
     Returns:
-      int64 ``[blocks, 3]``: address, size, state.
+      int64 ``[blocks, 4]``: address, size, state, and the number of the segment, by address.
     """
     block = np.arange(heap.totals[_FRESH])
     block = block[heap.state[block] != VACANT]
     block = block[np.argsort(heap.address[block])]
-    return np.stack([heap.address[block], heap.size[block], heap.state[block]], axis=1)
+    segment = np.cumsum(heap.before[block] == NONE) - 1
+    return np.stack([heap.address[block], heap.size[block], heap.state[block], segment], axis=1)

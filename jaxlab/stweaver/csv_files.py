@@ -5,13 +5,14 @@ import io
 import os
 import pathlib
 import tempfile
+from collections.abc import Sequence
 
 import numpy as np
 
 from jaxlab.stweaver.trace import Trace
 
 _MAX_BYTES = 1 << 30
-_LONGEST_ID = 1000
+_LONGEST = 1000  # characters of an id or a name
 _COLUMNS = (
     "id",
     "size",
@@ -64,6 +65,7 @@ def read_csv(path: str | os.PathLike[str]) -> Trace:
         names = list(
             dict.fromkeys(cell for row in zip(*cells, strict=True) for cell in row if cell)
         )
+        _bounded(path, names)
         code = {name: position for position, name in enumerate(names)} | {"": -1}
         columns[field] = tuple(names)
         for name in texts:
@@ -85,16 +87,20 @@ def write_csv(path: str | os.PathLike[str], trace: Trace) -> None:
     Args:
       path: the file; it appears complete or not at all.
       trace: the trace. Names of phases or layers that no request uses are not kept.
+
+    Raises:
+      ValueError: an id or a name has more than 1,000 characters.
     """
+    _bounded(path, (*trace.id.tolist(), *trace.phases, *trace.layers))
     columns = []
     for name in _COLUMNS:
-        values = getattr(trace, name)
+        values = getattr(trace, name).tolist()
         if name in _NAMED:
-            names = np.array([*getattr(trace, _NAMED[name]), ""], dtype=np.str_)
-            values = names[values]
+            names = (*getattr(trace, _NAMED[name]), "")
+            values = [names[code] for code in values]
         elif name == "dynamic":
-            values = values.astype(np.int64)
-        columns.append(values.tolist())
+            values = [int(value) for value in values]
+        columns.append(values)
     body = io.StringIO()
     if trace.period is not None:
         body.write(f"{_PERIOD}{trace.period}\n")
@@ -164,6 +170,8 @@ def _read(path: str | os.PathLike[str]) -> tuple[list[str], list[list[str]], int
             rows = [row for row in reader if row]
         except csv.Error as error:
             raise ValueError(f"{path}: line {reader.line_num}: {error}.") from None
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{path}: no text file: {error}.") from None
     if len(header) == 1 and ";" in header[0]:
         raise ValueError(f"{path}: cells are parted by ';'; save it with commas.")
     for number, row in enumerate(rows):
@@ -176,12 +184,16 @@ def _read(path: str | os.PathLike[str]) -> tuple[list[str], list[list[str]], int
 
 def _ids(path: object, cells: tuple[str, ...]) -> np.ndarray:
     """Ids as an array, in which every one takes as much room as the longest."""
-    longest = max(cells, key=len, default="")
-    if len(longest) > _LONGEST_ID:
-        raise ValueError(
-            f"{path}: the id {longest[:40]!r}... is longer than {_LONGEST_ID} characters."
-        )
+    _bounded(path, cells)
     return np.array(cells, np.str_)
+
+
+def _bounded(path: object, texts: Sequence[str]) -> None:
+    longest = max(texts, key=len, default="")
+    if len(longest) > _LONGEST:
+        raise ValueError(
+            f"{path}: the name {longest[:40]!r}... is longer than {_LONGEST} characters."
+        )
 
 
 def _integers(path: object, name: str, cells: tuple[str, ...]) -> np.ndarray:

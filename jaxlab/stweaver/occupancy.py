@@ -4,11 +4,41 @@ import os
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Float64, Int64
 
 from jaxlab.stweaver.plan import Plan
 from jaxlab.stweaver.trace import Trace
 
 _VECTOR_BOXES = 20_000
+
+
+def occupancy_boxes(
+    start: Int64[np.ndarray, " requests"],
+    end: Int64[np.ndarray, " requests"],
+    low: Int64[np.ndarray, " requests"],
+    high: Int64[np.ndarray, " requests"],
+    period: int | None,
+) -> tuple[Int64[np.ndarray, " boxes"], Float64[np.ndarray, "boxes 4 2"]]:
+    """The corners of every request over time and address, of those that wrap around twice.
+
+    Args:
+      start: int64 ``[requests]``.
+      end: int64 ``[requests]``.
+      low: int64 ``[requests]``, bytes, the first address.
+      high: int64 ``[requests]``, bytes, the first address above.
+      period: of the trace, or None.
+
+    Returns:
+      int64 ``[boxes]``, the requests; and float64 ``[boxes, 4, 2]``, time and address of the
+      corners.
+    """
+    pieces = [(np.arange(start.size), start, end if period is None else np.minimum(end, period))]
+    if period is not None:
+        wraps = np.flatnonzero(end > period)
+        pieces.append((wraps, np.zeros(wraps.size, np.int64), end[wraps] - period))
+    rows, left, right = (np.concatenate(parts) for parts in zip(*pieces, strict=True))
+    times, addresses = [left, right, right, left], [low[rows], low[rows], high[rows], high[rows]]
+    return rows, np.stack([np.stack(times, 1), np.stack(addresses, 1)], 2).astype(np.float64)
 
 
 def draw_occupancy(trace: Trace, plan: Plan, path: str | os.PathLike[str]) -> None:
@@ -29,18 +59,10 @@ def draw_occupancy(trace: Trace, plan: Plan, path: str | os.PathLike[str]) -> No
     except ImportError as error:
         raise ImportError("A picture needs matplotlib: pip install jaxlab[experiments].") from error
 
-    period = trace.period
-    start, end = trace.start.astype(float), trace.end.astype(float)
-    pieces = [(np.arange(len(trace)), start, end if period is None else np.minimum(end, period))]
-    if period is not None:
-        wraps = np.flatnonzero(trace.end > period)
-        pieces.append((wraps, np.zeros(wraps.size), end[wraps] - period))
-    rows, left, right = (np.concatenate(parts) for parts in zip(*pieces, strict=True))
-    low, high = plan.offsets[rows], plan.offsets[rows] + trace.size[rows]
-    corners = np.stack(
-        [np.stack([x, y], -1) for x, y in ((left, low), (right, low), (right, high), (left, high))],
-        1,
+    rows, corners = occupancy_boxes(
+        trace.start, trace.end, plan.offsets, plan.offsets + trace.size, trace.period
     )
+    times = corners[..., 0]
     group = trace.phase_start[rows] if trace.phases else trace.layer_start[rows]
     scale = 1 << 20 if plan.height >= 1 << 20 else 1
     corners[..., 1] /= scale
@@ -52,7 +74,7 @@ def draw_occupancy(trace: Trace, plan: Plan, path: str | os.PathLike[str]) -> No
     axes.add_collection(boxes)
     bound = plan.lower_bound / scale
     axes.axhline(bound, color="black", linestyle="--", linewidth=1, label="lower bound")
-    axes.set_xlim(left.min(initial=0), right.max(initial=1))
+    axes.set_xlim(times.min(initial=0), times.max(initial=1))
     axes.set_ylim(0, max(plan.height, plan.lower_bound, 1) / scale * 1.03)
     axes.set_xlabel("time")
     axes.set_ylabel("address, MiB" if scale > 1 else "address, bytes")

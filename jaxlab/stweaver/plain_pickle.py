@@ -2,7 +2,8 @@
 
 A pickle is a program. This machine knows the instructions that build dicts, lists, tuples, strings,
 numbers, True, False and None; it has none that name, import or call anything, and none whose memory
-is not backed by bytes of the file. A file that uses another instruction is refused.
+is not backed by bytes of the file. A file that uses another instruction is refused, and so is a key
+of a dict whose hash may take long: anything but a string, bytes, None or a number of 64 bits.
 """
 
 import struct
@@ -10,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 _MARK = object()
+_KEYS = (str, bytes, int, float, bool, type(None))
 
 
 def loads_plain(data: bytes) -> Any:
@@ -31,7 +33,7 @@ def loads_plain(data: bytes) -> Any:
       >>> loads_plain(pickle.dumps(print))
       Traceback (most recent call last):
       ...
-      ValueError: pickle: instruction STACK_GLOBAL at byte 32 is not one of plain data; refused.
+      ValueError: pickle: instruction STACK_GLOBAL at byte 30 is not one of plain data; refused.
     """
     machine = _Machine(data)
     try:
@@ -104,6 +106,10 @@ class _Machine:
         self._top(list).extend(items)
 
     def update(self, items: list[Any]) -> None:
+        for key in items[::2]:
+            # a nested tuple hashes every path through it, long numbers collide at will
+            if type(key) not in _KEYS or (type(key) is int and key.bit_length() > 64):
+                raise TypeError(f"a {type(key).__name__} as the key of a dict")
         self._top(dict).update(zip(items[::2], items[1::2], strict=True))
 
     def fold(self, count: int) -> None:

@@ -95,6 +95,16 @@ class Plan:
         digest = _digest(header, text)
         write_whole(path, "# " + json.dumps({**header, "sha256": digest}) + "\n" + text)
 
+    def _reach(self, trace: Trace) -> None:
+        """Refuses a height that no alignment of these offsets explains."""
+        live = (trace.size > 0) & (trace.end > trace.start)
+        top = int((self.offsets + trace.size)[live].max(initial=0))
+        step = int(np.gcd.reduce(self.offsets[live], initial=0))
+        # where all lie at address 0 any alignment is possible, but then the height is the bound
+        most = top + step - 1 if step else max(top, self.lower_bound)
+        if self.height > most:
+            raise ValueError(f"the height is {self.height}, but the highest request ends at {top}.")
+
     @classmethod
     def load(cls, path: str | os.PathLike[str], trace: Trace) -> "Plan":
         """Reads a plan and makes sure that it is one of this trace.
@@ -107,8 +117,8 @@ class Plan:
           The plan.
 
         Raises:
-          ValueError: the file is of another format or version, was changed, or belongs to another
-            trace.
+          ValueError: the file is of another format or version, was changed, belongs to another
+            trace, or claims a height that its requests do not reach.
         """
         limit = _MAX_HEADER + 256 * (len(trace) + 1) + int(trace.id.itemsize) * len(trace)
         if os.path.getsize(path) > limit:
@@ -126,7 +136,10 @@ class Plan:
             raise ValueError(f"{path}: format {version!r}, expected {_FORMAT!r}; plan again.")
         if digest != _digest(header, text):
             raise ValueError(f"{path}: changed or truncated since it was saved; plan again.")
-        rows = list(csv.reader(io.StringIO(text)))
+        try:
+            rows = list(csv.reader(io.StringIO(text)))
+        except csv.Error as error:
+            raise ValueError(f"{path}: {error}.") from None
         expected = zip(
             *(c.tolist() for c in (trace.id, trace.size, trace.start, trace.end)), strict=True
         )
@@ -143,6 +156,7 @@ class Plan:
             offsets = np.array([int(row[4]) for row in rows[1:]], np.int64)
             plan = cls(offsets, *facts)
             check(trace, plan)
+            plan._reach(trace)
         except (ValueError, OverflowError, IndexError) as error:
             raise ValueError(f"{path}: not a plan of this trace: {error}") from None
         return plan

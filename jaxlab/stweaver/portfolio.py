@@ -16,7 +16,7 @@ from jaxlab.stweaver.stweaver import stweaver
 from jaxlab.stweaver.tiling import is_full, tile
 from jaxlab.stweaver.trace import Trace
 
-_TILE = 0.9  # share of the time for a plan without a gap, where nothing else can be optimal
+_TILE = 0.5  # share of the time for a plan without a gap, where nothing else can be optimal
 _CLIMB = 0.1  # share of the portfolio's time before the exact planner takes over
 
 
@@ -60,19 +60,22 @@ def offsets_and_bound(
         offsets = greedy(lives, planner.removeprefix("greedy:"))
     else:
         use_exact = planner == "exact" or (planner == "portfolio" and suits(lives))
-        offsets = _quick(trace, lives, planner, goal, deadline)
+        offsets, in_vain = _quick(trace, lives, planner, goal, deadline), False
         if use_exact and _height(lives, offsets) > goal and is_full(lives, goal):
             now = time.perf_counter()
             until = now + _TILE * max(deadline - now, 0.0)
             tiled = tile(lives, goal, deadline=until, seed=seed)
             offsets = offsets if tiled is None else tiled
+            in_vain = tiled is None and time.perf_counter() >= until
         if planner in ("search", "portfolio"):
             share = _CLIMB if use_exact else 1.0
             until = time.perf_counter() + share * max(deadline - time.perf_counter(), 0.0)
             offsets = improve(lives, offsets, goal=goal, deadline=until, seed=seed)
         if use_exact:
+            # where tiles were sought in vain the rest of the time is better spent on steps down
+            aim = None if in_vain else capacity
             offsets, lower = exact(
-                lives, lower=lower, offsets=offsets, capacity=capacity, deadline=deadline, seed=seed
+                lives, lower=lower, offsets=offsets, capacity=aim, deadline=deadline, seed=seed
             )
     return offsets, lower
 

@@ -42,8 +42,8 @@ class Replay:
       requested: int64 ``[events]``, bytes that were asked for, of the requests served.
       counters: segments (in the end), driver calls, retries, collections, exhausted requests
         (``out_of_memory``), stitches and pages.
-      blocks: int64 ``[blocks, 3]``, the heap after the last event by address: address, size and
-        state (0 free, 1 used, 2 unmapped).
+      blocks: int64 ``[blocks, 4]``, the heap after the last event by address: address, size,
+        state (0 free, 1 used, 2 unmapped) and number of the segment.
     """
 
     allocator: str
@@ -55,7 +55,7 @@ class Replay:
     allocated: Int64[np.ndarray, " events"]
     requested: Int64[np.ndarray, " events"]
     counters: dict[str, int]
-    blocks: Int64[np.ndarray, "blocks 3"]
+    blocks: Int64[np.ndarray, "blocks 4"]
 
     @property
     def peak_reserved(self) -> int:
@@ -201,7 +201,7 @@ def _offline(trace: Trace, events: Events, offsets: Int64[np.ndarray, " requests
     live = np.cumsum(change)
     height = int((offsets + trace.size)[offsets >= 0].max(initial=0))
     counters = {**dict.fromkeys(blocks.COUNTERS, 0), "segments": 1, "driver_mallocs": 1}
-    heap = np.asarray([[0, height, 0]], np.int64)
+    heap = np.asarray([[0, height, 0, 0]], np.int64)
     return Replay(
         "tflite",
         events.request,

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Bool, Int64
 
 from jaxlab.stweaver import blocks, caching, intervals, matching
+from jaxlab.stweaver.check import check
 from jaxlab.stweaver.events import Events
 from jaxlab.stweaver.kernel import kernel
 from jaxlab.stweaver.ordered import NONE
@@ -112,9 +113,20 @@ class Runtime:
           The runtime.
 
         Raises:
-          ValueError: the plan is one of another trace, or an offset lies outside the arena.
+          ValueError: the plan is one of another trace: a number of requests differs, two that live
+            at one time share bytes, or one lies outside the arena.
+
+        Example:
+          >>> from jaxlab.stweaver import plan
+          >>> profile = Trace.of(size=[1024, 4096, 1024], start=[0, 1, 3], end=[2, 4, 5])
+          >>> runtime = Runtime.of(profile, plan(static_part(profile)))
+          >>> replay = runtime.replay(profile)
+          >>> replay.counters["planned"], replay.peak_reserved
+          (3, 5120)
         """
-        return cls(profile, plan.offsets, plan.height)
+        runtime = cls(profile, plan.offsets, plan.height)
+        check(runtime._static, plan)
+        return runtime
 
     def __post_init__(self) -> None:
         offsets = np.asarray(self.offsets)

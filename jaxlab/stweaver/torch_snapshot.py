@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,9 @@ from jaxlab.stweaver.plain_pickle import loads_plain
 from jaxlab.stweaver.trace import Trace
 
 _MAX_BYTES = 4 << 30
+_LEAST_RECORD = 10  # bytes of the file that an event, a segment or a block takes at least
+_DEEPEST = 1000  # frames that are looked at
+_LONGEST = 200  # characters of a place
 _IGNORED = (
     "free_requested",
     "segment_alloc",
@@ -34,7 +37,7 @@ def read_torch_snapshot(
     lives to the end. Sizes are those requested, before rounding.
 
     Files from outside are hostile: the pickle is read by a machine that can build plain containers
-    and nothing else.
+    and nothing else, and a file that refers to the same records again and again is refused.
 
     Args:
       path: the file.
@@ -58,7 +61,8 @@ def read_torch_snapshot(
             f"max_bytes={max_bytes}."
         )
     try:
-        return _trace(loads_plain(path.read_bytes()), device)
+        data = path.read_bytes()
+        return _trace(loads_plain(data), device, most=len(data) // _LEAST_RECORD)
     except ValueError as error:
         raise ValueError(f"read_torch_snapshot: {path.name}: {error}") from error
 
@@ -75,7 +79,7 @@ class _Request:
     end: int | None = None
 
 
-def _trace(snapshot: Any, device: int | None) -> Trace:
+def _trace(snapshot: Any, device: int | None, most: int) -> Trace:
     # the oldest files are the bare list of segments
     if isinstance(snapshot, list):
         snapshot = {"segments": snapshot}
@@ -84,12 +88,17 @@ def _trace(snapshot: Any, device: int | None) -> Trace:
     segments = _list(snapshot["segments"], "segments")
     histories = [_list(h, "device_traces") for h in _list(snapshot.get("device_traces", []), "")]
     device = _device(segments, histories, device)
+    records = len(segments) + sum(map(len, histories))
+    records += sum(len(_list(segment.get("blocks", []), "blocks")) for segment in segments)
+    if records > most:
+        raise ValueError(f"{records} records are more than so short a file can hold.")
+    places = _Places()
     events = [
         event
         for event in (histories[device] if device < len(histories) else [])
         if _field(event, "action", str) not in _IGNORED
     ]
-    requests, live = _replay(events)
+    requests, live = _replay(events, places)
     blocks = [
         (block, address, _field(segment, "stream", int, 0))
         for segment in segments
@@ -97,7 +106,7 @@ def _trace(snapshot: Any, device: int | None) -> Trace:
         for block, address in _blocks(segment)
     ]
     untouched = [
-        _Request(address, _requested(block), 0, _where(_frames(block)), stream)
+        _Request(address, _requested(block), 0, places.of(block), stream)
         for block, address, stream in blocks
         if _field(block, "state", str, "").startswith("active") and address not in live
     ]
@@ -105,19 +114,23 @@ def _trace(snapshot: Any, device: int | None) -> Trace:
     return _columns(requests, finish=len(events) + 1)
 
 
-def _device(segments: list[Any], histories: list[Any], device: int | None) -> int:
+def _device(segments: Sequence[Any], histories: list[Sequence[Any]], device: int | None) -> int:
     used = {number for number, history in enumerate(histories) if history}
     used |= {_field(segment, "device", int, 0) for segment in segments}
     if device is None:
         if len(used) > 1:
-            raise ValueError(f"devices {sorted(used)} were used; choose one with device=.")
+            raise ValueError(f"devices {_few(used)} were used; choose one with device=.")
         return min(used, default=0)
     if device not in used:
-        raise ValueError(f"device={device} has no record; those that have: {sorted(used)}.")
+        raise ValueError(f"device={device} has no record; those that have: {_few(used)}.")
     return device
 
 
-def _replay(events: list[Any]) -> tuple[list[_Request], dict[int, _Request]]:
+def _few(devices: set[int]) -> str:
+    return f"{sorted(devices)[:9]}{'' if len(devices) < 10 else ' and more'}"
+
+
+def _replay(events: list[Any], places: "_Places") -> tuple[list[_Request], dict[int, _Request]]:
     """Pairs allocations with releases; returns all requests and those still live, by address."""
     requests: list[_Request] = []
     live: dict[int, _Request] = {}
@@ -129,7 +142,7 @@ def _replay(events: list[Any]) -> tuple[list[_Request], dict[int, _Request]]:
                 raise ValueError(
                     f"event {time - 1} allocates address {address:#x}, which is still live."
                 )
-            live[address] = _Request(address, size, time, _where(_frames(event)), stream)
+            live[address] = _Request(address, size, time, places.of(event), stream)
             requests.append(live[address])
         elif action in ("free_completed", "free"):
             request = live.pop(address, None)
@@ -163,22 +176,40 @@ def _requested(block: dict[str, Any]) -> int:
     return _size(block)
 
 
-def _frames(record: Any) -> list[Any]:
+class _Places:
+    """Lines of the program that allocate, by the lists of frames, which records share."""
+
+    def __init__(self) -> None:
+        self._known: dict[int, str] = {}
+
+    def of(self, record: dict[str, Any]) -> str:
+        """The place of an event or a block, "" if unknown."""
+        frames = _frames(record)
+        if id(frames) not in self._known:
+            self._known[id(frames)] = _where(frames[:_DEEPEST])
+        return self._known[id(frames)]
+
+
+def _frames(record: dict[str, Any]) -> Sequence[Any]:
     if "frames" in record:
         return _list(record["frames"], "frames")
     history = _list(record.get("history", []), "history")
-    return _list(history[0].get("frames", []), "frames") if history else []
+    if not history:
+        return ()
+    if not isinstance(history[0], dict):
+        raise ValueError("a record that should hold 'frames' is not a dict.")
+    return _list(history[0].get("frames", ()), "frames")
 
 
 def _where(frames: Sequence[Any]) -> str:
     """The innermost Python line outside torch, else the innermost line."""
     named = [f for f in frames if isinstance(f, dict) and isinstance(f.get("filename"), str)]
     python = [f for f in named if f["filename"].endswith(".py")]
-    own = [f for f in python if "torch" not in PurePath(f["filename"]).parts]
+    own = [f for f in python if "/torch/" not in f"/{f['filename'][-_DEEPEST:]}"]
     for frame in (*own, *python, *named):
-        file = PurePath(frame["filename"]).name
+        file = frame["filename"][-_LONGEST:].rpartition("/")[2]
         line, name = _field(frame, "line", int, 0), _field(frame, "name", str, "")
-        return f"{file}:{line or '?'} {name}"[:200].strip()
+        return f"{file}:{line or '?'} {name[:_LONGEST]}"[:_LONGEST].strip()
     return ""
 
 
@@ -199,10 +230,11 @@ def _columns(requests: list[_Request], finish: int) -> Trace:
     )
 
 
-def _list(value: Any, name: str) -> list[Any]:
+def _list(value: Any, name: str) -> Sequence[Any]:
+    """The value itself, never a copy: a file may refer to one list many times."""
     if not isinstance(value, list | tuple):
         raise ValueError(f"{name or 'device_traces'} is not a list.")
-    return list(value)
+    return value
 
 
 def _field(record: Any, name: str, kind: type, default: Any = None) -> Any:
@@ -214,6 +246,8 @@ def _field(record: Any, name: str, kind: type, default: Any = None) -> Any:
             raise ValueError(f"{name}={value!r:.80} is not of type {kind.__name__}.")
         # no text of the value: it may be a list that holds itself a million times
         raise ValueError(f"{name} is a {type(value).__name__}, not of type {kind.__name__}.")
+    if kind is int and value.bit_length() > 64:
+        raise ValueError(f"{name} is a number of more than 64 bits.")
     return value
 
 

@@ -1,6 +1,7 @@
 """The memory requests of a program: which bytes are needed from when until when."""
 
 import dataclasses
+import operator
 import typing
 from collections.abc import Sequence
 
@@ -78,6 +79,11 @@ class Trace:
         object.__setattr__(self, "dynamic", dynamic.astype(np.bool_))
         object.__setattr__(self, "phases", tuple(self.phases))
         object.__setattr__(self, "layers", tuple(self.layers))
+        if self.period is not None:
+            try:
+                object.__setattr__(self, "period", operator.index(self.period))
+            except TypeError:
+                raise ValueError(f"Trace: period={self.period!r} is not an integer.") from None
         self.validate()
 
     @classmethod

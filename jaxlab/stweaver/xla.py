@@ -27,9 +27,7 @@ _VALUE = re.compile(
     r"\(size=(?P<size>\d+),offset=(?P<offset>\d+)\): (?P<shape>.*)$"
 )
 _RANGE = re.compile(r"    (?P<name>[^\s{]+)(?P<index>\{[\d,]*\}):(?P<start>\d+)-(?P<end>\d+)$")
-_OPERATION = re.compile(
-    r'\s*(?:ROOT )?%?(?P<name>[^\s=]+) = .*metadata=\{.*?op_name="(?P<op>[^"]*)"'
-)
+_LONGEST = 300  # characters of an id or an operation: a shape may be a tuple of thousands
 
 
 @typing.no_type_check
@@ -183,7 +181,7 @@ def xla_memory(fn: Callable[..., Any], *args: Any, donate_argnums: Iterable[int]
             f"trace_xla: the dump lists {memory.size.size} temporary values, the executable "
             f"{len(sizes)}."
         )
-    return memory
+    return dataclasses.replace(memory, temp_size=int(stated.temp_size_in_bytes))
 
 
 def read_xla_dump(folder: str | Path, module: str = "") -> XlaMemory:
@@ -216,12 +214,14 @@ def read_xla_dump(folder: str | Path, module: str = "") -> XlaMemory:
     memory = XlaMemory(
         id=np.array(
             [
-                f"{row['id']} {row['name']}{row['index'] or ''}{row['phi'] or ''} {row['shape']}"
+                f"{row['id']} {row['name']}{row['index'] or ''}{row['phi'] or ''} {row['shape']}"[
+                    :_LONGEST
+                ]
                 for row in rows
             ],
             np.str_,
         ),
-        operation=np.array([operations.get(row["name"], "") for row in rows], np.str_),
+        operation=np.array([operations.get(row["name"], "")[:_LONGEST] for row in rows], np.str_),
         size=np.array([row["size"] for row in rows], np.int64),
         offset=np.array([row["offset"] for row in rows], np.int64),
         first=first,
@@ -267,8 +267,15 @@ def _live_ranges(text: str) -> dict[tuple[str, str], tuple[int, int]]:
 
 
 def _operations(text: str) -> dict[str, str]:
-    found = (_OPERATION.match(line) for line in text.splitlines())
-    return {match["name"]: match["op"] for match in found if match}
+    """The jax operation of every instruction, ``%name = ... metadata={... op_name="..."}``."""
+    found = {}
+    for line in text.splitlines():
+        name, _, made = line.partition(" = ")
+        _, _, metadata = made.rpartition("metadata={")
+        operation, closed, _ = metadata.partition('op_name="')[2].partition('"')
+        if closed:
+            found[name.strip().removeprefix("ROOT ").removeprefix("%")] = operation
+    return found
 
 
 def _temporaries(text: str) -> tuple[list[dict[str, Any]], int]:

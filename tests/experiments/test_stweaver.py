@@ -105,7 +105,8 @@ def test_values_of_packing_count_instances():
         {"name": "B", "height": 120, "solved": False, "seconds": 10.0},
     ]
     known = [{"solved": turn % 4 > 0} for turn in range(200)]
-    values = stweaver_values.packing_values([], hard, {"A": 101, "B": 120}, known)
+    patient = [{"solved": turn < 6} for turn in range(24)]
+    values = stweaver_values.packing_values([], hard, {"A": 101, "B": 120}, known, patient)
     got = {name: value.value for name, value in values.items()}
     assert got == {
         "minimalloc-solved": 1,
@@ -113,26 +114,32 @@ def test_values_of_packing_count_instances():
         "minimalloc-total": 11,
         "minimalloc-peer": 1,
         "known-optimum": 0.75,
+        "known-optimum-minute": 0.25,
     }
-    alone = stweaver_values.packing_values([], hard, {}, [])
+    alone = stweaver_values.packing_values([], hard, {}, [], patient[1:])
     assert "omnimalloc" in alone["minimalloc-peer"].reason
     assert "200" in alone["known-optimum"].reason
+    assert "24" in alone["known-optimum-minute"].reason
 
 
 def test_savings_are_judged_where_there_is_room():
     rows = [
-        {"model": "a", "ours": 90, "program": 100, "saving": 0.1, "room": 0.2, "identical": True},
+        {"model": "a", "ours": 90, "program": 100, "saving": 0.1, "room": 0.2},
         {"model": "b", "ours": 99, "program": 100, "saving": 0.01, "room": 0.1},
+    ]
+    ran = [
+        {**rows[0], "batch": 4, "identical": True},
+        {**rows[0], "batch": 64, "identical": False},
     ]
     jaxprs = [{"bound": 98, "height": 100}, {"bound": 1, "height": 1}]
     xla = [
         {"model": "a", "remat": False, "stated": 8, "rebuilt": 8, "error": ""},
         {"model": "a", "remat": True, "stated": 8, "rebuilt": 7, "error": ""},
     ]
-    values = stweaver_values.program_values(rows, jaxprs, xla)
+    values = stweaver_values.program_values([*ran, rows[1]], jaxprs, xla)
     assert values["order-saves"].value == pytest.approx(0.1)
     assert values["order-never-worse"].value == pytest.approx(0.99)
-    assert values["order-identical"].value == {"a": True}
+    assert values["order-identical"].value == {"a, batch 4": True, "a, batch 64": False}
     assert values["jax-plans"].value == pytest.approx(0.98)
     assert values["xla-temporaries"].value == {"a": True, "a remat": False}
     assert "15 %" in stweaver_values.program_values(rows[1:], jaxprs, xla)["order-saves"].reason
@@ -195,6 +202,29 @@ def test_instances_of_known_optimum_are_many_and_of_many_kinds():
     cut = stweaver_packing.Cut(40, 1 << 20, 0.5, 3)
     row = stweaver_packing.known_optimum(cut, 5.0, 0)
     assert (row["solved"], row["gap"], row["requests"]) == (True, 0, 40)
+    patient = stweaver.PRESETS["paper"].patient
+    kinds = {(one.requests, one.duration, one.pinwheels) for one in patient}
+    assert len(kinds) == len(patient) == 24
+
+
+@pytest.mark.slow
+def test_instances_with_more_time_run_in_processes_of_their_own():
+    cuts = tuple(stweaver_packing.Cut(40, 1 << 20, 0.5, seed) for seed in (3, 4, 5))
+    rows = stweaver_packing.patiently(cuts, 5.0)
+    assert [row["seed"] for row in rows] == [3, 4, 5]
+    assert all(row["solved"] for row in rows)
+
+
+def test_the_last_row_of_rectangles_is_their_total():
+    cut = {"requests": 5, "duration": 8, "pinwheels": 0.0}
+    found = [{**cut, "solved": True, "took": 3.0, "gap": 0.0}]
+    found.append({**cut, "requests": 6, "solved": False, "took": 9.0, "gap": 0.5})
+    _, _, table, patient = stweaver_tables.packing_tables([], [], {}, found[:1], found)
+    assert table.rows == ((5, 8, 0.0, 1, 1, 3.0, 0, 0), ("all", None, None, 1, 1, 3.0, 0, 0))
+    assert patient.rows[1:] == (
+        (6, 8, 0.0, 1, 0, None, 0.5, 0.5),
+        ("all", None, None, 2, 0.5, 3.0, 0.25, 0.5),
+    )
 
 
 def test_figures_need_no_more_than_the_facts():

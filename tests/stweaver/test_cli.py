@@ -107,12 +107,17 @@ def test_every_kind_of_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     (tmp_path / "m.csv").write_text("id,lower,upper,size\na,0,3,10\nb,1,2,30\n")
     (tmp_path / "xla").mkdir()
     dump(tmp_path / "xla")
-    for name, peak in (("s.pickle", "4.00 KiB"), ("m.csv", "40 B"), ("xla", "192 B")):
+    for name, peak in (("s.pickle", "4.00 KiB"), ("m.csv", "40 B"), ("xla", "224 B")):
         assert main(["report", str(tmp_path / name)]) == 0
         assert peak in capsys.readouterr().out
     assert main(["report", str(tmp_path / "xla")]) == 0
     text = capsys.readouterr().out
+    assert "convention 'inclusive-except-shared'" in text
     assert "used today" in text
+    assert "a perfect packing saves 0 B" in text
+    assert main(["report", str(tmp_path / "xla"), "--convention", "half-open"]) == 0
+    text = capsys.readouterr().out
+    assert "convention 'half-open'" in text
     assert "a perfect packing saves 32 B" in text
 
 
@@ -123,6 +128,8 @@ def test_every_kind_of_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
         ("bad.csv", "id,size\n1,2\n", "columns"),
         ("bad.pickle", b"cos\nsystem\n.", "refused"),
         ("cut.pickle", b"\x80\x04", "cut off"),
+        ("cut.snapshot", b"\x80\x04", "cut off"),
+        ("bad.bin", b"size\xff", "bad.bin: no text file"),
     ],
 )
 def test_errors_are_one_line(
@@ -141,6 +148,24 @@ def test_errors_are_one_line(
     assert error.startswith("error: ")
     assert why in error
     assert not target.exists()
+
+
+def test_a_negative_number_of_origins_is_refused(
+    csv_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["report", str(csv_file), "--top", "-3"]) == 2
+    assert "must not be negative" in capsys.readouterr().err
+
+
+def test_exhausted_memory_is_one_line(
+    csv_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def exhausted(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("jaxlab.stweaver.__main__.read_csv", exhausted)
+    assert main(["report", str(csv_file)]) == 2
+    assert capsys.readouterr().err == "error: MemoryError\n"
 
 
 def test_a_picture_of_an_unknown_kind_leaves_nothing(csv_file: Path, tmp_path: Path) -> None:

@@ -35,7 +35,14 @@ def test_the_checker_does_not_overflow():
 
 @pytest.mark.parametrize(
     "change",
-    [{"period": ...}, {"height": "x"}, {"lower_bound": 1000}, {"planner": 3}, {"seconds": "s"}],
+    [
+        {"period": ...},
+        {"height": "x"},
+        {"height": 10**6},
+        {"lower_bound": 1000},
+        {"planner": 3},
+        {"seconds": "s"},
+    ],
 )
 def test_plans_with_a_mended_checksum_are_refused(tmp_path, change):
     trace = Trace.of([20, 5], [0, 0], [2, 1])
@@ -49,6 +56,28 @@ def test_plans_with_a_mended_checksum_are_refused(tmp_path, change):
     path.write_text("# " + json.dumps({**header, "sha256": digest}) + "\n" + text)
     with pytest.raises(ValueError, match="plan"):
         Plan.load(path, trace)
+
+
+def test_a_cell_beyond_the_csv_limit_is_refused(tmp_path):
+    trace = Trace.of(*np.ones((3, 900), np.int64) * [[5], [0], [2]])
+    path = tmp_path / "plan.csv"
+    plan(trace, planner="greedy").save(path, trace)
+    first, text = path.read_text().split("\n", 1)
+    text = text.replace('"0"', '"' + "0" * 140_000 + '"', 1)
+    header = json.loads(first.removeprefix("# "))
+    del header["sha256"]
+    digest = hashlib.sha256((json.dumps(header, sort_keys=True) + text).encode()).hexdigest()
+    path.write_text("# " + json.dumps({**header, "sha256": digest}) + "\n" + text)
+    with pytest.raises(ValueError, match="field larger than field limit"):
+        Plan.load(path, trace)
+
+
+@pytest.mark.parametrize("alignment", [1, 7, 4096])
+def test_heights_that_alignment_explains_are_loaded(tmp_path, alignment):
+    for trace in (Trace.of([20], [0], [2]), Trace.of([20, 50, 5], [0, 0, 1], [2, 1, 3])):
+        made = plan(trace, planner="greedy", alignment=alignment)
+        made.save(tmp_path / "plan.csv", trace)
+        assert Plan.load(tmp_path / "plan.csv", trace) == made
 
 
 def test_no_plan_is_lower_than_its_bound():

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxlab.stweaver import Replay, Runtime, Trace, simulate, static_part, unroll
+from jaxlab.stweaver import Plan, Replay, Runtime, Trace, simulate, static_part, unroll
 from jaxlab.stweaver import intervals as free_ranges
 from jaxlab.stweaver.reuse import layer_spans, reusable
 from tests.oracles.overlaps import collision
@@ -489,6 +489,9 @@ def test_a_plan_of_another_trace_is_refused() -> None:
         Runtime(trace, np.array([0, 3072]), 4096)
     with pytest.raises(ValueError, match="must be less than"):
         Runtime(trace, np.array([0, 1024]), 1 << 53)
+    overlapping = Plan(np.array([0, 0]), 4096, 0, "by hand", 0.0)
+    with pytest.raises(ValueError, match="collide"):
+        Runtime.of(trace, overlapping)
 
 
 def test_an_empty_run() -> None:

@@ -533,14 +533,17 @@ def test_blocks_tile_segments_and_free_neighbors_never_meet(
     allocator: str, trace: Trace, until: int
 ) -> None:
     replay = simulate(trace, allocator, until=until)
-    address, size, state = replay.blocks.T
+    address, size, state, segment = replay.blocks.T
+    within = segment[1:] == segment[:-1]
     assert (address[1:] >= address[:-1] + size[:-1]).all()
+    assert (address[1:] == address[:-1] + size[:-1])[within].all()
+    for alone in (FREE, UNMAPPED):
+        assert not (within & (state[1:] == alone) & (state[:-1] == alone)).any()
+    if allocator != "expandable":  # where a segment counts only while a page of it is mapped
+        assert segment.max(initial=-1) + 1 == replay.counters["segments"]
     mapped = int(size[state != UNMAPPED].sum())
     assert mapped == (replay.reserved[-1] if replay.reserved.size else 0)
     assert int(size[state == USED].sum()) == (replay.allocated[-1] if replay.allocated.size else 0)
-    if allocator == "caching" and replay.counters["segments"] == 1:
-        idle = state == FREE
-        assert not (idle[1:] & idle[:-1]).any()
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import io
 import os
 import pickle
 import pickletools
+import time
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +90,56 @@ def test_a_deep_list_is_refused_like_any_other(tmp_path: Path) -> None:
     path.write_bytes(b"\x80\x04" + deep + b".")
     with pytest.raises(ValueError, match="read_torch_snapshot"):
         read_torch_snapshot(path)
+
+
+DOUBLED = b"})q\0" + b"h\0\x86q\0" * 40 + b"Ns."  # 2^40 paths lead through this key
+DEEP = b"})" + b"\x85" * 1_000_000 + b"Ns."  # hashing it recurses once a byte
+COLLIDING = (
+    b"}(" + b"".join(pickle.dumps(n * (2**61 - 1) << 64)[2:-1] + b"N" for n in range(1, 9)) + b"u."
+)
+
+
+@pytest.mark.parametrize("key", [DOUBLED, DEEP, COLLIDING], ids=["doubled", "deep", "colliding"])
+def test_a_key_that_takes_long_to_hash_is_refused(tmp_path: Path, key: bytes) -> None:
+    (tmp_path / "key.pickle").write_bytes(b"\x80\x04" + key)
+    with pytest.raises(ValueError, match="as the key of a dict"):
+        read_torch_snapshot(tmp_path / "key.pickle")
+
+
+@pytest.mark.parametrize("part", ["histories", "segments", "events"])
+def test_records_that_repeat_are_refused_before_they_are_unfolded(
+    tmp_path: Path, part: str
+) -> None:
+    many = 30_000
+    alloc, free = event("alloc", 0, 8), event("free_completed", 0, 8)
+    blocks: Any = [block(512, "inactive")] * many
+    snapshot: Any = {
+        "histories": {"segments": [], "device_traces": [[alloc] * many] * many},
+        "segments": {"segments": [{**segment([]), "blocks": blocks}] * many},
+        "events": {"segments": [], "device_traces": [[alloc, free] * many]},
+    }[part]
+    path = save(tmp_path, snapshot)
+    assert path.stat().st_size < 200_000
+    with pytest.raises(ValueError, match="records are more than so short a file can hold"):
+        read_torch_snapshot(path, device=0)
+
+
+def test_frames_that_many_events_share_are_read_once(tmp_path: Path) -> None:
+    frames = [{**FRAMES[1], "filename": "/torch/" * 1000 + "a.py"}] * 100_000
+    history = [event("alloc", 512 * turn, 8, frames=frames) for turn in range(3_000)]
+    path = save(tmp_path, {"segments": [], "device_traces": [history]})
+    begin = time.perf_counter()
+    trace = read_torch_snapshot(path)
+    assert time.perf_counter() - begin < 10  # unfolded it is 3 * 10^8 frames
+    assert trace.layers == ("a.py:1 linear",)
+
+
+def test_numbers_of_more_than_64_bits_are_refused(tmp_path: Path) -> None:
+    for name in ("addr", "stream"):
+        history = [{**event("alloc", 0, 8), name: 1 << 64}]
+        path = save(tmp_path, {"segments": [], "device_traces": [history]})
+        with pytest.raises(ValueError, match=f"{name} is a number of more than 64 bits"):
+            read_torch_snapshot(path)
 
 
 @pytest.mark.parametrize("protocol", [2, 3, 4, 5])
@@ -243,9 +294,10 @@ def test_a_file_beyond_the_bound_is_not_read(tmp_path: Path) -> None:
         read_torch_snapshot(path, max_bytes=5)
 
 
-keys = st.one_of(st.text(max_size=4), st.integers(), st.booleans(), st.none())
+long = st.integers(-(1 << 64) + 1, (1 << 64) - 1)
+keys = st.one_of(st.text(max_size=4), long, st.booleans(), st.none())
 plain_data = st.recursive(
-    st.one_of(keys, st.floats(allow_nan=False), st.binary(max_size=300)),
+    st.one_of(keys, st.integers(), st.floats(allow_nan=False), st.binary(max_size=300)),
     lambda inner: st.one_of(
         st.lists(inner, max_size=4),
         st.lists(inner, max_size=4).map(tuple),

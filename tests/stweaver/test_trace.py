@@ -22,6 +22,7 @@ BAD = [
     ({"layer_end": [0, 0, -1]}, "'0' .*layer_end that is not in -1..-1"),
     ({"period": 0}, "period=0 must be positive"),
     ({"period": 3}, "'0' .*lives longer than the period 3"),
+    ({"period": 9.5}, "period=9.5 is not an integer"),
     ({"period": 6, "start": [0, 1, 7], "end": [4, 5, 8]}, "'2' .*starts outside the period"),
     ({"start": [0, 1, -1], "period": 9}, "'2' .*starts outside the period"),
     ({"size": [1 << 61, 1 << 61, 1]}, "2\\^62 bytes"),
@@ -63,12 +64,20 @@ def test_a_name_that_cannot_be_written_leaves_no_file(tmp_path):
         ("size,start,end\n" + "1" * 200_000 + ",0,1\n", "line 2: field larger"),
         ("id;size;start;end\na;1;0;1\n", "parted by ';'"),
         ("id,size,start,end\n" + "a" * 2_000 + ",1,0,1\n", "longer than 1000"),
+        ("size,start,end,layer_end\n1,0,1," + "a" * 2_000 + "\n", "longer than 1000"),
     ],
 )
 def test_cells_that_no_trace_has_are_refused(tmp_path, text, message):
     (tmp_path / "x.csv").write_text(text)
     with pytest.raises(ValueError, match=message):
         read_csv(tmp_path / "x.csv")
+
+
+def test_names_that_could_not_be_read_again_are_not_written(tmp_path):
+    trace = Trace.of([1], [0], [1], layer_start=[0], layers=("a" * 2_000,))
+    with pytest.raises(ValueError, match="longer than 1000"):
+        write_csv(tmp_path / "x.csv", trace)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_byte_order_mark_is_no_part_of_a_name(tmp_path):

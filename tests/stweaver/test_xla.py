@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -152,6 +153,21 @@ def test_a_dump_by_hand(tmp_path: Path) -> None:
     assert memory.offset.tolist() == [128, 0, 192]  # the second block lies behind the first
     assert list(zip(memory.first, memory.last, strict=True)) == [(1, 4), (2, 8), (4, 5)]
     assert (memory.temp_size, memory.phi.tolist()) == (224, [False, True, False])
+
+
+def test_operations_and_shapes_of_any_length(tmp_path: Path) -> None:
+    metadata = 'metadata={op_type="sin" op_name="jit(f)/sin" source_line=3}'
+    lines = [
+        f"  ROOT %sine.1 = f32[16]{{0}} sine(%x), {metadata}",
+        "  %tail = f32[8]{0} custom-call(), " + "metadata={" * 100_000,  # once quadratic
+    ]
+    (tmp_path / f"{STEM}.txt").write_text("\n".join(lines))
+    shape = "(" + ", ".join(["f32[8]{0}"] * 10_000) + ")"
+    begin = time.perf_counter()
+    memory = read_xla_dump(dump(tmp_path, BUFFERS.replace("(f32[8]{0})", shape)))
+    assert time.perf_counter() - begin < 5
+    assert memory.operation.tolist() == ["jit(f)/sin", "", ""]
+    assert max(map(len, memory.id.tolist())) == 300
 
 
 @pytest.mark.parametrize(
