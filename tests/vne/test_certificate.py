@@ -219,6 +219,21 @@ def test_nothing_and_everything_are_known(region):
     assert float(high) == pytest.approx(expected, abs=1e-9)
 
 
+def test_impossible_data_have_no_bracket():
+    """A bracket that looks certain would be worse than none."""
+    corr, region = mixed(np.random.default_rng(0), 4), np.arange(4) < 2
+    total = float(entropy(corr))
+    jitted = jax.jit(certificate)
+    for start in (-1e-6, total + 1e-6, np.nan):
+        with pytest.raises(ValueError, match="initial_entropy"):
+            certificate(corr, region, start)
+        assert np.isnan(jitted(corr, region, start)).all()
+    for start in (0.0, total, total + 1e-12):
+        assert np.isfinite(jitted(corr, region, start)).all()
+    with pytest.raises(ValueError, match="outside"):
+        certificate(2 * corr, region)
+
+
 def test_refusals():
     corr, region = np.eye(3) / 2 + 0j, np.arange(3) < 1
     with pytest.raises(ValueError, match="modes"):

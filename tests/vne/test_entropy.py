@@ -389,6 +389,19 @@ def test_second_derivative_is_right_where_occupations_differ():
     assert float(second) == pytest.approx(float(slopes[0] - slopes[1]) / 2e-5, rel=1e-5)
 
 
+def test_impossible_occupations_are_refused():
+    z = np.array([0.3, 1 + 1e-6, 0.5])
+    for wrong in (np.diag(z) + 0j, np.diag([5.0, -3.0]) + 0j, 2 * np.eye(3) / 3 - np.eye(3) + 0j):
+        with pytest.raises(ValueError, match="outside"):
+            entropy(wrong)
+        assert np.isnan(jax.jit(entropy)(wrong))
+    corr, clear = np.diag(z) + 0j, np.array([True, False, True])
+    assert np.isfinite(float(entropy(corr, clear)))  # the region is what counts
+    with pytest.raises(ValueError, match="outside"):
+        charge_cumulants(corr, ~clear, 2)
+    assert np.isnan(jax.jit(lambda c: charge_distribution(c, ~clear))(corr)).all()
+
+
 @pytest.mark.parametrize(
     ("region", "error", "message"),
     [

@@ -267,5 +267,18 @@ def test_refusals(random_model):
         random_model.entropy(random_model.ground_state(), np.arange(5))
     with pytest.raises(ValueError, match="degenerate"):
         Interacting(h, none, 1).ground_state()
+    apart = np.array([[1, 1, 0, 0, 0], [0, 0, 1, 1, 1]], bool)
+    for regions, charges in ((None, (1, 1)), (apart, None), (apart, (1,))):
+        with pytest.raises(ValueError, match="charges"):
+            random_model.ground_state(regions, charges)
+    state, region = random_model.ground_state(), np.arange(5) < 2
+    for wrong in (2 * state, np.stack([state, state])):
+        for call in (
+            lambda s: random_model.entropy(s, region),
+            lambda s: random_model.charge_distribution(s, region),
+            random_model.correlation,
+        ):
+            with pytest.raises(ValueError, match="norm"):
+                call(wrong)
     with pytest.raises(dataclasses.FrozenInstanceError):
         random_model.particles = 2
