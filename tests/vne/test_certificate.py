@@ -34,8 +34,9 @@ def instance(seed: int, thermal: bool) -> Instance:
     interaction = np.triu(strength * rng.normal(size=(SITES, SITES)), 1)
     apart = np.ones((SITES, SITES))
     apart[:cut, cut:] = apart[cut:, :cut] = 0
-    before = fock.hamiltonian(joined * apart, interaction * apart * rng.integers(2))
-    after = fock.hamiltonian(joined, interaction * rng.integers(2))
+    prepared, moved = ((1, 0), (0, 1), (1, 1))[rng.integers(3)]
+    before = fock.hamiltonian(joined * apart, interaction * apart * prepared)
+    after = fock.hamiltonian(joined, interaction * moved)
     if thermal:
         number = sum(c.conj().T @ c for c in fock.annihilators(SITES))
         rho = fock.thermal(before, number, beta=rng.uniform(0.2, 4), mu=rng.normal())

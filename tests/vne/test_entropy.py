@@ -31,7 +31,7 @@ from jaxlab.vne import (
     subsystems,
     transfer_function,
 )
-from jaxlab.vne.occupations import check_region
+from jaxlab.vne.occupations import check_region, eigenvalues
 from tests.compile_counter import count_compilations
 from tests.oracles import fock
 from tests.vne.cases import hermitian, mixed, projector
@@ -387,6 +387,18 @@ def test_second_derivative_is_right_where_occupations_differ():
     both = jax.jit(jax.value_and_grad(jax.grad(along)))
     second, slopes = both(0.3)[1], [both(0.3 + s)[0] for s in (1e-5, -1e-5)]
     assert float(second) == pytest.approx(float(slopes[0] - slopes[1]) / 2e-5, rel=1e-5)
+
+
+@pytest.mark.oldest
+@pytest.mark.parametrize("real", [False, True])
+def test_eigenvalues_without_vectors(real):
+    """LAPACK's own function, called by name: what a change of jax would break first."""
+    rng = np.random.default_rng(2)
+    batch = np.stack([hermitian(rng, 5) for _ in range(3)])
+    batch = batch.real if real else batch
+    expected = np.linalg.eigvalsh(batch)
+    np.testing.assert_allclose(jax.jit(jax.vmap(eigenvalues))(batch), expected, atol=1e-13)
+    np.testing.assert_allclose(eigenvalues(jnp.asarray(batch[0])), expected[0], atol=1e-13)
 
 
 def test_impossible_occupations_are_refused():
