@@ -238,6 +238,7 @@ def by_netket() -> dict[str, tuple[Interacting, Interacting]]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["complex", "golden"])
 def test_netket_builds_the_same_hamiltonian(by_netket, name):
     ours, theirs = (one.hamiltonian for one in by_netket[name])
@@ -245,6 +246,7 @@ def test_netket_builds_the_same_hamiltonian(by_netket, name):
     assert abs(ours - theirs).max() < 1e-13
 
 
+@pytest.mark.slow
 def test_netket_gives_the_golden_entropies(by_netket):
     """Signs of hops and of correlations come from one function here; these hops do not."""
     _, exact = by_netket["golden"]
