@@ -6,7 +6,8 @@ quenching the leads' couplings, and mutual information as a witness of an enviro
 
     python -m experiments run vne --preset paper
 
-takes about twenty minutes on two cores and needs the extra ``bench``.
+takes about twenty minutes on two cores and needs the extras ``models``, ``transport`` and
+``bench``; rows of NetKet, quimb or QuTiP are not run where these are missing.
 """
 
 import contextlib
@@ -45,13 +46,15 @@ class Config:
       wall: sites of each half of the domain wall.
       contacts: tunneling amplitudes of it.
       window: times between which it grows steadily.
+      bias: chemical potentials of a finite bias, and the times there; None to leave it out.
       openings: lead lengths of the opened contact.
       opening_window: times between which its entropy is fitted.
       star: lead length of the star, and the time at which it is read.
       environments: couplings to the environment.
       inferred: couplings to find from A and B alone.
       shots: for the inference.
-      level: lead length of the resonant level, and its temperature.
+      level: lead length of the resonant level, and its temperatures.
+      warm: least temperature at which its mutual information is judged.
       exact_lead: sites of each lead of the interacting contact.
       sweep: interaction strengths; the exponent uses those up to 0.2.
       vanishing: strengths below those, on the contact alone, for the limit of the exponent.
@@ -59,9 +62,10 @@ class Config:
       quenched: interaction strengths in the leads, quenched off, on or left.
       quench_times: at which the gap is swept, before reflections return.
       grown: times of the dots, and of the exponent once the gap has grown.
-      weakened: strengths in the leads, quenched off, whose gap is read as reflections return.
+      weakened: strengths in the leads, quenched off, whose gap is read until reflections return.
       weak_leads: sites of each lead there.
       long_leads: sites of each lead of longer interacting contacts, solved exactly.
+      longest_leads: the same, for the strongest interaction alone, quenched off or left.
       chain: lead length, interaction and singular values of the matrix-product reference; None to
         leave it out.
       chain_times: of it.
@@ -82,13 +86,15 @@ class Config:
     wall: int = 400
     contacts: tuple[float, ...] = (0.8, 0.5, 0.25)
     window: tuple[float, float] = (120.0, 160.0)
-    openings: tuple[int, ...] = (200, 400, 800)
+    bias: tuple[tuple[float, float], tuple[float, float]] | None = ((-0.5, 0.5), (80.0, 160.0))
+    openings: tuple[int, ...] = (200, 400, 800, 1600)
     opening_window: tuple[float, float] = (10.0, 40.0)
     star: tuple[int, float] = (60, 20.0)
     environments: tuple[float, ...] = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)
     inferred: tuple[float, ...] = (0.1, 0.3, 0.5)
     shots: int = 200_000
-    level: tuple[int, float] = (150, 1.0)
+    level: tuple[int, tuple[float, ...]] = (150, (0.05, 0.2, 1.0, 3.0))
+    warm: float = 1.0
     exact_lead: int = 6
     sweep: tuple[float, ...] = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
     vanishing: tuple[float, ...] = (1 / 640, 1 / 320, 1 / 80, 1 / 40)
@@ -98,7 +104,8 @@ class Config:
     grown: tuple[float, ...] = (1.0, 2.0, 4.0)
     weakened: tuple[float, ...] = (0.05, 0.1, 0.2, 0.5, 1.0)
     weak_leads: tuple[int, ...] = (6, 8)
-    long_leads: tuple[int, ...] = (8, 10)
+    long_leads: tuple[int, ...] = (8,)
+    longest_leads: tuple[int, ...] = (10,)
     chain: tuple[int, float, int] | None = (20, 0.5, 64)
     chain_times: tuple[float, ...] = (1.0, 2.0, 3.0)
     netket: bool = True
@@ -125,12 +132,13 @@ PRESETS = {
         wall=40,
         contacts=(0.5,),
         window=(12.0, 16.0),
+        bias=None,
         openings=(80,),
         opening_window=(5.0, 20.0),
         star=(15, 5.0),
         environments=(0.0, 0.2, 0.4),
         inferred=(),
-        level=(20, 1.0),
+        level=(20, (1.0,)),
         exact_lead=6,  # in shorter leads one particle or one hole has nothing to meet
         sweep=(0.1, 0.2),
         vanishing=(),
@@ -140,6 +148,7 @@ PRESETS = {
         grown=(1.0,),
         weakened=(),
         long_leads=(),
+        longest_leads=(),
         chain=None,
         netket=False,
         brackets=0,
@@ -168,10 +177,8 @@ def run(config: Config, steps: Steps = Steps()) -> Result:
     with compiled_quickly() if config.speed is None else contextlib.nullcontext():
         found = _measured(config, steps)
     measured = values(found)
-    lacking = [name for name in _EXTRAS if importlib.util.find_spec(name) is None]
-    why = "not installed: " + ", ".join(lacking) if lacking else "left out at this preset"
     return Result(
-        {claim.id: measured.get(claim.id, Missing(why)) for claim in CLAIMS},
+        {claim.id: measured.get(claim.id, Missing(_why_not(claim.id))) for claim in CLAIMS},
         tables(found),
         notes=NOTES,
         facts=found,
@@ -207,8 +214,21 @@ def _measured(config: Config, steps: Steps) -> dict:
     return found | _speed(config.speed, steps)
 
 
-_EXTRAS = ("netket", "quimb", "qutip")
-"""Of the extras ``transport`` and ``bench``."""
+_PACKAGES = {
+    "hamiltonian-netket": "netket",
+    "bulk-quench-long": "quimb",
+    "matrix-products": "quimb",
+    "quimb-ratio": "quimb",
+    "qutip-ratio": "qutip",
+}
+"""What some claims need, of the extras ``transport`` and ``bench``."""
+
+
+def _why_not(claim: str) -> str:
+    package = _PACKAGES.get(claim)
+    if package and importlib.util.find_spec(package) is None:
+        return f"not installed: {package}"
+    return "left out at this preset"
 
 
 def _free(config: Config, steps: Steps) -> dict:
@@ -216,7 +236,12 @@ def _free(config: Config, steps: Steps) -> dict:
         "estimators": steps.do("estimators", transport_free.estimators, config.terminals),
         "series": steps.do("cumulant series", transport_free.cumulant_series, config.block),
         "rates": steps.do(
-            "rates", transport_free.contact_rates, config.wall, config.contacts, config.window
+            "rates",
+            transport_free.contact_rates,
+            config.wall,
+            config.contacts,
+            (-2.0, 2.0),
+            config.window,
         ),
         "cone": steps.do("light cone", transport_free.light_cone, min(config.wall, 60), 0.5, 30),
         "opening": steps.do(
@@ -238,6 +263,7 @@ def _free(config: Config, steps: Steps) -> dict:
             config.shots,
             config.seed,
         ),
+        "warm": config.warm,
         "level": steps.do(
             "resonant level",
             transport_free.current_and_information,
@@ -252,8 +278,17 @@ def _free(config: Config, steps: Steps) -> dict:
             config.repeats,
             config.seed,
         ),
+        "biased": [],
         "pairs": [],
     }
+    if config.bias is not None:
+        found["biased"] = steps.do(
+            "rates at a finite bias",
+            transport_free.contact_rates,
+            config.wall,
+            config.contacts,
+            *config.bias,
+        )
     if config.paired:
         found["pairs"] = steps.do(
             "shots of pairs", transport_shots.pair_shots, config.paired, config.repeats, config.seed
@@ -313,7 +348,7 @@ def _bulk(config: Config, steps: Steps) -> dict:
                 transport_exact.quenches,
                 some,
                 config.weakened,
-                before_reflections(some)[-1:],
+                before_reflections(some),
                 ("off",),
             )
         ],
@@ -322,11 +357,15 @@ def _bulk(config: Config, steps: Steps) -> dict:
                 f"leads of {some}",
                 transport_exact.quenches,
                 some,
-                config.quenched[-1:],
+                strengths,
                 before_reflections(some),
-                ("off", "none"),
+                kinds,
             )
-            for some in config.long_leads
+            for leads, strengths, kinds in (
+                (config.long_leads, config.quenched, ("off", "none", "on")),
+                (config.longest_leads, config.quenched[-1:], ("off", "none")),
+            )
+            for some in leads
         },
     }
 

@@ -38,8 +38,16 @@ CLAIMS = (
         "contact-rates",
         sentence="Entropy of a biased contact grows at the rate of its scattering statistics.",
         source="abstract; rates of Klich and Levitov",
-        quantity="largest relative difference from the integral over energies",
-        criterion=at_most(0.001),
+        quantity="largest relative difference from the integral over energies: entropy, charge "
+        "and its variance, domain wall",
+        criterion=each(at_most(0.001)),
+    ),
+    _claim(
+        "contact-rates-biased",
+        sentence="So it does at a finite bias, as far as the leads' levels resolve it.",
+        source="abstract; rates of Klich and Levitov",
+        quantity="the same differences at a bias of 1, leads of 400 sites",
+        criterion=each(at_most(0.01)),
     ),
     _claim(
         "opening-slope",
@@ -85,23 +93,36 @@ CLAIMS = (
     ),
     _claim(
         "bulk-quench-long",
-        sentence="With longer leads, the error falls too once interactions are quenched off.",
+        sentence="With longer leads, the error falls too once interactions are quenched off; with "
+        "20 sites as far as was followed, a sixth of the time until reflections.",
         source="abstract",
-        quantity="the same beside `none`: 8, 10 sites a side (exact), 20 (matrix products, t <= 3)",
+        quantity="the same for 8 sites a side (exact), beside `none` alone for 10 (exact, V = 1) "
+        "and 20 (matrix products, V = 0.5, t <= 3)",
         criterion=each(holds()),
     ),
     _claim(
         "bulk-gap",
         sentence="Quenched off, the error gets as small as with a weakly interacting contact.",
         source="abstract, in our reading",
-        quantity="(S_G - S) / S after `off` when reflections return, 6 to 10 sites a side",
+        quantity="(S_G - S) / S after `off` when reflections return, V up to 1, 6 to 10 sites a "
+        "side",
         criterion=each(at_most(0.003)),
     ),
     _claim(
         "bulk-gap-weak",
-        sentence="Weak interactions in the leads, quenched off, leave the entropy measurable.",
+        sentence="With weak interactions in the leads, quenched off, the entropy becomes "
+        "measurable by the time reflections return.",
         source="abstract, in our reading",
-        quantity="(S_G - S) / S after `off` when reflections return, V = 0.2, 6 and 8 sites a side",
+        quantity="(S_G - S) / S after `off` then, V up to 0.2, 6 and 8 sites a side",
+        criterion=each(at_most(0.003)),
+    ),
+    _claim(
+        "bulk-gap-weak-always",
+        sentence="With weak interactions in the leads, quenched off, it is measurable at every "
+        "time, as with a weakly interacting contact.",
+        source="abstract, in our reading",
+        quantity="largest (S_G - S) / S after `off` from t = 0.5 until reflections return, V up to "
+        "0.2, 6 and 8 sites a side",
         criterion=each(at_most(0.003)),
     ),
     _goal(
@@ -138,8 +159,15 @@ CLAIMS = (
         "current-information",
         sentence="At high temperature a level's mutual information is quadratic in the current.",
         source="Sharma and Rabani, arXiv 1409.8509",
-        quantity="R^2 of a line in the squared current",
-        criterion=at_least(0.99),
+        quantity="R^2 of a line in the squared current, T = 1 and 3",
+        criterion=each(at_least(0.99)),
+    ),
+    _claim(
+        "current-power",
+        sentence="So the information leaves its value without bias in second order of the current.",
+        source="Sharma and Rabani, arXiv 1409.8509",
+        quantity="power of the current in the change of the information, T = 1 and 3",
+        criterion=each(within(2.0, 0.15)),
     ),
     _goal(
         "hamiltonian-netket",
@@ -181,13 +209,15 @@ CLAIMS = (
     _goal(
         "bracket-reached",
         sentence="From thermal starts, states with the same data fill most of the bracket.",
-        quantity="width that such states reach / certified width, 5 sites, mean over mean",
+        quantity="width that such states reach / certified width, 5 sites, mean over mean; a "
+        "search that finds none counts as 0",
         criterion=at_least(0.7),
     ),
     _goal(
         "noisy-bracket",
         sentence="Entropy under a fluctuating contact lies between that of paths and of averages.",
-        quantity="mean S of paths <= S <= S_G of averages (theorems: checks the code)",
+        quantity="mean S of paths <= S <= S_G of averages, and averages as of exact states to "
+        "1e-10 (theorems: checks the code)",
         criterion=holds(),
         preset="smoke",
     ),
@@ -307,7 +337,7 @@ ASSUMPTIONS = (
 
 NOTES = (
     "Shortly after the contact opens the gap S_G - S grows with a higher power of U. Its part "
-    "in U^2 needs particles that have crossed; it grows about as t^5 and is 2e-4 U^2 at t = 0.5. "
+    "in U^2 needs particles that have crossed; it grows about as t^5. "
     "Above it, pairs that U scatters at the contact have a weight w of order (U t)^2. In modes "
     "that tunneling has filled with z >> w they cost about w^2 / z, of fourth order, and "
     "w ln(1 / w) only once w >> z. The table of local powers shows it: 2 as U vanishes at every "
@@ -323,12 +353,24 @@ NOTES = (
     "The certificate's bar is on all instances, `bracket-width`; the split by start is ours. The "
     "least entropy of three modes and `bracket-reached` were added after a first look, "
     "`bracket-number` after a second: it tells the certificate that the number of particles is "
-    "definite, as it is in all these starts. `bracket-holds` counts violations of both.",
+    "definite, as it is in all these starts. `bracket-holds` counts violations of both. In "
+    "`bracket-reached` searches that failed stood as a width of 0 at first and were read as one; "
+    "now they start once more, from the true state, and are counted under the table.",
     "`bulk-gap-weak`, `pair-coverage` and `inverse-design-drawn` were added after a first look at "
-    "the rows beside them. The gap after `off` goes as V squared (table): at the strengths that "
-    "`boundary-gap` allows on the contact, up to 0.2, it is as small as there.",
-    "`library-calls` first timed each call once, a few hundredths of a second, and multiplied: "
-    "rounds scattered from 0.75 to 1.31. Now all calls of a curve are timed as one. The two "
+    "the rows beside them. `bulk-gap-weak` reads the gap at the last time only, chosen together "
+    "with its strength after that look, and its first sentence did not say so. "
+    "`bulk-gap-weak-always` was added then: it takes the largest gap over all times, as "
+    "`boundary-gap` does. The gap after `off` goes as V squared (table).",
+    "`contact-rates` judged the entropy alone at first; charge and variance were in the table and "
+    "already below the bar when they joined the verdict. `contact-rates-biased` has a bar of 1 %, "
+    "the levels' spacing over the bias, set when tests had shown the numbers of one contact, 0.5; "
+    "the open contact, 0.8, misses it. `current-information` "
+    "was one temperature, 1, at which R^2 is near one for any smooth even function: T = 3 and "
+    "`current-power`, with their bars, were added before they were run, and colder rows of the "
+    "table show how low both can be. Interactions quenched on, and V = 0.5, joined "
+    "`bulk-quench-long` for 8 sites, likewise, and leads of 1600 sites `opening-slope`.",
+    "`library-calls` first timed each call once, a few hundredths of a second, and multiplied; "
+    "rounds scattered, some past the bar. Now all calls of a curve are timed as one. The two "
     "products of each time are half as large as before, here and in the calls: Hermitian "
     "matrices go through as one real matrix.",
     "`charge-coverage` was added after a first look. The jackknife's intervals are too short at "
@@ -341,19 +383,24 @@ NOTES = (
 )
 
 REASONS = {
+    "contact-rates-biased": "Sharp Fermi edges inside the band add a logarithm of time to entropy "
+    "and variance, most at open contacts; its slope fades as 1 / t, and the leads end first. That "
+    "is our reading: a domain wall, without such edges, has no such error (contact-rates).",
     "boundary-exponent": "At t = 0.5 pairs scattered across the contact add a term of fourth "
     "order that outweighs the second until U is below 0.01; at every time the limit is 2 (next "
     "rows).",
-    "bulk-gap": "The gap falls but is still 1.5 to 3 % of the entropy when reflections return, at "
-    "V = 1: it goes as V squared, and V = 0.2 would do (bulk-gap-weak).",
-    "bracket-thermal": "Most thermal width is in regions of all but one or two sites, for which "
-    "states with the same data reach nearly both ends (bracket-reached), unless "
-    "the number of particles is known to be definite (bracket-number).",
+    "bulk-gap": "The gap falls, but when reflections return it is still above the bar at V = 1. It "
+    "goes as V squared: at V = 0.2 it is small enough by then (bulk-gap-weak), though not before "
+    "(bulk-gap-weak-always).",
+    "bulk-gap-weak-always": "Shortly after the contact opens S is still small, and the leads' own "
+    "correlations, which make the gap, are not: gap / S is largest then (table).",
+    "bracket-thermal": "Most thermal width is in regions of all but one or two sites, for which, "
+    "from warm starts, states with the same data reach nearly both ends (table of "
+    "bracket-reached), unless the number of particles is known to be definite (bracket-number).",
     "charge-coverage": "With few shots, two cumulants and the zeros are biased by more than "
     "their jackknife intervals are wide.",
     "pair-coverage-pure": "Frozen modes, at 0 and 1, are moved inside by the noise of the shots, "
     "where entropy is steepest; no correction of the second order mends that.",
-    "inverse-design-drawn": "A straight line is met to 0.4 %. A drive of nine knots, joined by "
-    "straight lines, does not stop the growth within an eighth of the time.",
-    "library-calls": "On a shared machine single rounds scatter by more than the bar leaves.",
+    "inverse-design-drawn": "A straight line is met. A drive of nine knots, joined by straight "
+    "lines, does not stop the growth between two of them.",
 }

@@ -181,6 +181,8 @@ class Quench:
       start: entropy of all sites.
       exact: entropy of the region.
       thermal: whether it started from a canonical ensemble.
+      basis: occupations of the states that the ensemble is over.
+      ensemble: the true state, rows with the roots of their weights as norms.
     """
 
     corr: np.ndarray
@@ -188,6 +190,8 @@ class Quench:
     start: float
     exact: float
     thermal: bool
+    basis: np.ndarray
+    ensemble: np.ndarray
 
 
 def random_quenches(
@@ -219,7 +223,8 @@ def random_quenches(
         region = np.zeros(sites, bool)
         region[rng.permutation(sites)[: rng.integers(1, sites)]] = True
         exact = after.entropy(state, region)
-        yield Quench(after.correlation(state), region, mixed, exact, thermal)
+        corr, ensemble = after.correlation(state), np.atleast_2d(state)
+        yield Quench(corr, region, mixed, exact, thermal, after.basis, ensemble)
 
 
 @in_double

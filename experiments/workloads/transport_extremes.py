@@ -11,7 +11,7 @@ import itertools
 import numpy as np
 import scipy.optimize
 
-from experiments.workloads.transport_exact import random_quenches
+from experiments.workloads.transport_exact import Quench, random_quenches
 from experiments.workloads.transport_programs import in_double
 from jaxlab.vne import certificate, entropy
 
@@ -30,15 +30,18 @@ def reached_widths(count: int, seed: int) -> list[dict]:
             continue
         low, high = map(float, certificate(one.corr, one.region, one.start))
         order = np.argsort(~one.region, kind="stable")
-        search = _Search(one.corr[np.ix_(order, order)], int(one.region.sum()), one.start)
+        corr, inside = one.corr[np.ix_(order, order)], int(one.region.sum())
+        search = _Search(corr, inside, one.start, _density(one, order))
         ends = [search.extreme(sign) for sign in (1.0, -1.0)]
+        found = [end for end in ends if end is not None]
         rows.append(
             {
-                "sites of the region": int(one.region.sum()),
+                "sites of the region": inside,
                 "entropy of the start": one.start,
                 "plain": surplus,
                 "certified": high - low,
-                "reached": max(0.0, ends[1] - ends[0]),
+                # Both states have the data, whichever of the two lies higher.
+                "reached": abs(found[1] - found[0]) if len(found) == 2 else None,
             }
         )
         if len(rows) == count:
@@ -46,17 +49,32 @@ def reached_widths(count: int, seed: int) -> list[dict]:
     return rows
 
 
-class _Search:
-    """States with given two-point functions and entropy, the region's modes first."""
+def _density(one: Quench, order: np.ndarray) -> np.ndarray:
+    """The true state over all occupations, with the sites in another order."""
+    sites = len(order)
+    rank = np.argsort(order)
+    crossed = np.triu(rank[:, None] > rank, 1)
+    passed = np.einsum("si,ij,sj->s", one.basis, crossed, one.basis)
+    vectors = np.zeros((len(one.ensemble), 2**sites), complex)
+    places = one.basis[:, order] @ (1 << np.arange(sites)[::-1])
+    vectors[:, places] = one.ensemble * (1 - 2 * (passed % 2))
+    return vectors.T @ vectors.conj()
 
-    def __init__(self, corr: np.ndarray, inside: int, start: float):
+
+class _Search:
+    """States with given two-point functions and entropy, the region's modes first.
+
+    ``known`` is one of them.
+    """
+
+    def __init__(self, corr: np.ndarray, inside: int, start: float, known: np.ndarray):
         lower, sign, one = np.array([[0, 1], [0, 0]]), np.diag([1, -1]), np.eye(2)
         sites = len(corr)
         c = [
             functools.reduce(np.kron, [sign] * n + [lower] + [one] * (sites - n - 1))
             for n in range(sites)
         ]
-        self.corr, self.start = corr, start
+        self.corr, self.start, self.known = corr, start, known
         self.pairs = np.array([a.T @ b for a, b in itertools.product(c, repeat=2)])
         self.traces = self.pairs.transpose(0, 2, 1).reshape(len(self.pairs), -1)
         charge = sum(a.T @ a for a in c).diagonal().round()
@@ -64,12 +82,20 @@ class _Search:
         self.places = np.nonzero(charge[:, None] == charge)
         self.shape = (2**inside, 2 ** (sites - inside))
 
-    def extreme(self, sign: float) -> float:
+    def extreme(self, sign: float) -> float | None:
         """Least (sign 1) or largest (sign -1) entropy of the region that the search finds.
 
-        Augmented Lagrangian, from the Gaussian state; NaN where the data are not met in the end.
+        From the Gaussian state and, where the data are not met in the end, once more from the state
+        that is known. None where they are not met either.
         """
-        x, force, pull, stiffness, last = self._gaussian(), 0 * self.corr, 0.0, 10.0, 1.0
+        found = self._from(self._gaussian(), sign, 10.0)
+        return self._from(_root(self.known), sign, 300.0) if found is None else found
+
+    def _from(self, root: np.ndarray, sign: float, stiffness: float) -> float | None:
+        """Augmented Lagrangian from a state's root, moved a little so that no symmetry holds it."""
+        x = self._pack(root / np.linalg.norm(root))
+        x = x + 0.02 * np.abs(x).max() * np.random.default_rng(0).normal(size=x.size)
+        force, pull, last = 0 * self.corr, 0.0, 1.0
         for _ in range(14):
             x = scipy.optimize.minimize(
                 self._lagrangian,
@@ -89,17 +115,15 @@ class _Search:
             if error > 0.3 * last:
                 stiffness = min(2 * stiffness, 1e5)
             last = error
-        return _log(self._part(state))[1] if error < _ERROR else np.nan
+        return _log(self._part(state))[1] if error < _ERROR else None
 
     def _gaussian(self) -> np.ndarray:
-        """Where the search starts, moved a little so that no symmetry holds it."""
+        """Root of the Gaussian state, up to a factor."""
         z, modes = np.linalg.eigh(self.corr.T)
         z = np.clip(z, 1e-9, 1 - 1e-9)
         energy = (modes * np.log((1 - z) / z)) @ modes.conj().T
         levels, states = np.linalg.eigh(np.tensordot(energy.ravel(), self.pairs, 1))
-        root = (states * np.exp((levels[0] - levels) / 2)) @ states.conj().T
-        x = self._pack(root / np.linalg.norm(root))
-        return x + 0.02 * np.abs(x).max() * np.random.default_rng(0).normal(size=x.size)
+        return (states * np.exp((levels[0] - levels) / 2)) @ states.conj().T
 
     def _pack(self, matrix: np.ndarray) -> np.ndarray:
         return np.concatenate([matrix[self.places].real, matrix[self.places].imag])
@@ -141,6 +165,12 @@ class _Search:
         slope = (slope + slope.conj().T) / 2
         slope -= (slope * state.T).sum().real * np.eye(len(state))
         return value, self._pack(2 * slope @ root / weight)
+
+
+def _root(matrix: np.ndarray) -> np.ndarray:
+    """Root of a positive matrix."""
+    weights, vectors = np.linalg.eigh(matrix)
+    return (vectors * np.sqrt(np.maximum(weights, 0))) @ vectors.conj().T
 
 
 def _log(matrix: np.ndarray) -> tuple[np.ndarray, float]:

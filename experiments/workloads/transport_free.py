@@ -104,9 +104,20 @@ def cumulant_series(block: int) -> dict:
 
 
 @in_double
-def contact_rates(lead: int, contacts: tuple[float, ...], times: tuple[float, float]) -> list[dict]:
-    """Growth of a domain wall's entropy, charge and noise beside Levitov's integrals."""
-    start = np.diag(np.arange(2 * lead) < lead).astype(complex)
+def contact_rates(
+    lead: int,
+    contacts: tuple[float, ...],
+    bias: tuple[float, float],
+    times: tuple[float, float],
+) -> list[dict]:
+    """Growth of entropy, charge and noise on the right beside Levitov's integrals.
+
+    A bias over the whole band is a domain wall.
+    """
+    chain = hopping_chain(lead)
+    levels = np.linalg.eigvalsh(np.asarray(chain))
+    right, left = (ground_corr(chain, int((levels < mu).sum())) for mu in bias)
+    start = block_diag(left, right)
 
     def measure(corr):
         return jnp.append(charge_cumulants(corr, None, 2), entropy(corr))
@@ -120,7 +131,7 @@ def contact_rates(lead: int, contacts: tuple[float, ...], times: tuple[float, fl
     for contact in contacts:
         found = counted(contact)
         slope = np.asarray(found[1] - found[0]) / (times[1] - times[0])
-        exact = levitov_rates(lambda e, j=contact: contact_transmission(e, j), (-2.0, 2.0))
+        exact = levitov_rates(lambda e, j=contact: contact_transmission(e, j), bias)
         rows.append(
             {
                 "contact": contact,
@@ -186,12 +197,18 @@ def opening_law(leads: tuple[int, ...], window: tuple[float, float]) -> dict:
 
 
 @in_double
-def current_and_information(lead: int, biases: tuple[float, ...], temperature: float) -> dict:
-    """Mutual information of a resonant level with its leads against the squared current."""
+def current_and_information(
+    lead: int, biases: tuple[float, ...], temperatures: tuple[float, ...]
+) -> list[dict]:
+    """Mutual information of a resonant level with its leads against the squared current.
+
+    For each temperature, R^2 of a line, and the power of the current with which the information
+    leaves its value without bias.
+    """
     middle = np.arange(2 * lead + 1) == lead
 
     @jax.jit
-    def carried(bias):
+    def carried(bias, temperature):
         h, chain = dot(lead, lead, couplings=(0.3, 0.3), energy=0.4), hopping_chain(lead)
         ends = [thermal_corr(chain, mu, temperature) for mu in (bias / 2, -bias / 2)]
         start = block_diag(ends[0], np.zeros((1, 1)), ends[1])
@@ -199,8 +216,19 @@ def current_and_information(lead: int, biases: tuple[float, ...], temperature: f
         current = -2 * (h[lead - 1, lead] * corr[lead - 1, lead]).imag
         return current, mutual_information(corr, middle, ~middle)
 
-    rows = [tuple(map(float, carried(bias))) for bias in biases]
-    squared, shared = np.array(rows).T[0] ** 2, np.array(rows).T[1]
-    fit = np.polyval(np.polyfit(squared, shared, 1), squared)
-    left = ((shared - fit) ** 2).sum() / ((shared - shared.mean()) ** 2).sum()
-    return {"rows": rows, "r_squared": 1 - float(left)}
+    rows = []
+    for temperature in temperatures:
+        curve = [tuple(map(float, carried(bias, temperature))) for bias in biases]
+        current, shared = np.array(curve).T
+        line = np.polyval(np.polyfit(current**2, shared, 1), current**2)
+        left = ((shared - line) ** 2).sum() / ((shared - shared.mean()) ** 2).sum()
+        change = np.abs(shared - float(carried(0.0, temperature)[1]))
+        rows.append(
+            {
+                "temperature": temperature,
+                "r_squared": 1 - float(left),
+                "power": float(np.polyfit(np.log(current), np.log(change), 1)[0]),
+                "curve": curve,
+            }
+        )
+    return rows

@@ -25,6 +25,11 @@ from jaxlab.vne import (
     thermal_corr,
 )
 
+IN_MODES = "modes, if known"
+"""The estimator that counts in the region's own modes, which takes knowledge of the state."""
+
+PURE = "ground states"
+
 
 def _one_term(p: np.ndarray) -> float:
     charges = np.arange(p.size)
@@ -78,14 +83,14 @@ def finite_shots(shots: tuple[int, ...], repeats: int, seed: int) -> dict:
         "two cumulants": _two_terms,
         "zeros": roots_estimator,
     }
-    targets = {"modes": exact, "zeros": exact}
+    targets = {IN_MODES: exact, "zeros": exact}
     targets |= {"first cumulant": _one_term(chances), "two cumulants": _two_terms(chances)}
     rows = []
     for count in shots:
         keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), count))
         in_modes, _ = _sums(keys[0], rotated, repeats, count)
         _, charges = _sums(keys[1], part, repeats, count)
-        found = {"modes": [entropy_from_modes(seen, count) for seen in in_modes]}
+        found = {IN_MODES: [entropy_from_modes(seen, count) for seen in in_modes]}
         for name, statistic in statistics.items():
             found[name] = [jackknife(statistic, seen) for seen in charges]
         for name, estimates in found.items():
@@ -116,8 +121,31 @@ def shots_needed(rows: list[dict], exact: float, error: float = 0.02) -> list[di
         if row["shots"] == most:
             room = (error * exact) ** 2 - (row["target"] - exact) ** 2
             shots = most * row["spread"] ** 2 / room if room > 0 else None
-            needed.append({"estimator": row["estimator"], "shots for 2 %": shots})
+            needed.append(
+                {"estimator": row["estimator"], "start": PURE, "settings": 1, "shots": shots}
+            )
     return needed
+
+
+def pair_shots_needed(rows: list[dict], error: float = 0.02) -> list[dict]:
+    """The same for two-point functions: shots of all settings together, by start.
+
+    From the root-mean-square error at the most shots, as if bias and spread fell alike.
+    """
+    most = max((row["shots a setting"] for row in rows), default=0)
+    return [
+        {
+            "estimator": "two-point functions",
+            "start": row["start"],
+            "settings": row["settings"],
+            "shots": most
+            * row["settings"]
+            * (row["spread"] ** 2 + row["bias"] ** 2)
+            / (error * row["entropy"]) ** 2,
+        }
+        for row in rows
+        if row["shots a setting"] == most
+    ]
 
 
 @in_double
@@ -153,8 +181,9 @@ def pair_shots(shots: tuple[int, ...], repeats: int, seed: int) -> list[dict]:
             values = np.array([one.value for one in found])
             rows.append(
                 {
-                    "start": "ground states" if temperature is None else f"T = {temperature:g}",
+                    "start": PURE if temperature is None else f"T = {temperature:g}",
                     "pure": temperature is None,
+                    "settings": len(settings),
                     "shots a setting": count,
                     "entropy": exact,
                     "bias": float(values.mean() - exact),

@@ -5,10 +5,11 @@ import itertools
 import numpy as np
 
 from experiments.harness import Table
+from experiments.workloads.transport_shots import pair_shots_needed
 
 
 def decay(rows: list[dict]) -> float:
-    """Power of time with which the gap after ``off`` falls, from t = 1 on."""
+    """Power of time with which the gap after ``off`` falls, from t = 1 on, at one strength."""
     times, gaps = np.array(
         [(r["time"], r["gap"]) for r in rows if r["quench"] == "off" and r["time"] >= 1]
     ).T
@@ -105,11 +106,26 @@ def tables(found: dict) -> tuple[Table, ...]:
     made = [
         _table("Entropy from the zeros of the charge's polynomial", found["estimators"]),
         _table("Growth per time of a domain wall, beside Levitov's integrals", found["rates"]),
+        _table("The same at a finite bias", found["biased"]),
         _table("Slope against ln t after opening a perfect contact", found["opening"]["rows"]),
         _table("An environment at the dot of a star", found["environment"]),
         _table("Environment couplings inferred from A and B", found["inferred"]),
+        _table(
+            "Mutual information of a resonant level against its current",
+            [
+                {name: row[name] for name in ("temperature", "r_squared", "power")}
+                for row in found["level"]
+            ],
+            "R^2 of a line in the squared current, and the power of the current with which the "
+            "information leaves its value without bias.",
+        ),
         _table("Counting the twelve-site contact", found["shots"]["rows"]),
-        _table("Shots needed there", found["shots"]["needed"]),
+        _table(
+            "Shots needed there for an error of 2 %",
+            found["shots"]["needed"] + pair_shots_needed(found["pairs"]),
+            "Shots of all settings together; the two-point functions of one region take a setting "
+            "for each round of pairs, real and imaginary. Thermal starts have other entropies.",
+        ),
         _table("Shots of the two-point functions of its left lead", found["pairs"]),
     ]
     if "drawn" in found:
@@ -120,7 +136,7 @@ def tables(found: dict) -> tuple[Table, ...]:
     for kind, rows in found["dots"].items():
         made.append(_table(f"Interaction on a {kind} dot, switched on", rows))
     made.append(_table("Interaction in the leads, quenched", found["quenches"]))
-    made.append(_table("Gap after `off` as reflections return", found["weakened"]))
+    made.append(_table("Gap after `off` of weak interactions", found["weakened"]))
     for lead, rows in found["long"].items():
         made.append(_table(f"The same with leads of {lead} sites", rows))
     made.append(_table("The same by matrix products", found.get("chain", [])))
@@ -139,8 +155,19 @@ def tables(found: dict) -> tuple[Table, ...]:
             for name, part in parts.items()
         ]
         made.append(_table("Certificates of random quenches", rows))
-        made.append(_table("Widths that states with the same data reach", found["reached"]))
+        made.append(reached_table(found["reached"]))
     return tuple(table for table in made if table.rows)
+
+
+def reached_table(rows: list[dict]) -> Table:
+    """Widths of brackets, and how many searches found no state."""
+    failed = sum(row["reached"] is None for row in rows)
+    return _table(
+        "Widths that states with the same data reach",
+        rows,
+        f"{failed} of {len(rows)} searches met the data from no start: their widths are unknown, "
+        "and count as zero in the mean.",
+    )
 
 
 def _plain(row: dict) -> dict:
@@ -152,9 +179,18 @@ def _decays(found: dict) -> list[dict]:
     leads = {**found["long"]}
     if "chain" in found:
         leads["matrix products"] = found["chain"]
-    return [{"leads": lead, "power of time": decay(rows)} for lead, rows in leads.items()]
+    return [
+        {
+            "leads": lead,
+            "strength": strength,
+            "power of time": decay([row for row in rows if row["strength"] == strength]),
+        }
+        for lead, rows in leads.items()
+        for strength in dict.fromkeys(row["strength"] for row in rows)
+    ]
 
 
-def _table(title: str, rows: list[dict]) -> Table:
+def _table(title: str, rows: list[dict], caption: str = "") -> Table:
     columns = tuple(rows[0]) if rows else ("nothing",)
-    return Table(title, columns, tuple(tuple(row[name] for name in columns) for row in rows))
+    cells = tuple(tuple(row[name] for name in columns) for row in rows)
+    return Table(title, columns, cells, caption)

@@ -34,7 +34,10 @@ from jaxtyping import Array, Float
 from jaxlab.vne.counting import coin_distribution
 from jaxlab.vne.entropy import binary_entropy
 from jaxlab.vne.occupations import Region, check_region, occupations
-from jaxlab.vne.precision import Matrix, in_double
+from jaxlab.vne.precision import Matrix, concrete, in_double
+
+_ROUNDING = 1e-8
+"""How far an initial entropy may leave what is possible, in nats."""
 
 
 def certificate(
@@ -62,11 +65,14 @@ def certificate(
         tightens the lower bound of mixed states; it is WRONG for grand-canonical ones.
 
     Returns:
-      ``(lower, upper)``, float64, in nats; rigorous up to rounding (1e-12 or so).
+      ``(lower, upper)``, float64, in nats; rigorous up to rounding (1e-12 or so). Under ``jit``,
+      NaN where this function would raise a ValueError for what an array holds.
 
     Raises:
       TypeError: 64-bit mode is off, or the region is not boolean.
-      ValueError: a shape does not fit, or ``modes`` is negative.
+      ValueError: a shape does not fit, ``modes`` is negative, or no state has these data:
+        ``initial_entropy`` is negative or above that of a Gaussian state with the same ``corr``, or
+        eigenvalues of ``corr`` leave [0, 1].
 
     Example:
       The two-point functions of ``(|0011> + |1100>) / sqrt 2`` are those of the fully mixed state,
@@ -81,7 +87,13 @@ def certificate(
     check_region("certificate", corr, region)
     if modes < 0:
         raise ValueError(f"certificate: modes={modes} must not be negative.")
-    return _certificate(corr, region, initial_entropy, modes, definite_number)
+    found = _certificate(corr, region, initial_entropy, modes, definite_number)
+    if concrete(found[0]) and jnp.isnan(found[0]):
+        raise ValueError(
+            f"certificate: no state has initial_entropy={initial_entropy} and this corr; it must "
+            f"lie between 0 and entropy(corr) = {jnp.sum(binary_entropy(occupations(corr)))} nats."
+        )
+    return found
 
 
 @functools.partial(jax.jit, static_argnames=("modes", "definite_number"))
@@ -101,7 +113,9 @@ def _certificate(
         other = jnp.maximum(other, _entropy_alone(outer))
         lower = jnp.maximum(lower, jnp.maximum(_entropy_alone(inner), start - held(outer)))
         lower = jnp.maximum(lower, other - start)
-    return jnp.clip(lower, 0.0, upper), upper
+    # Also false where one of the two is NaN.
+    known = (start >= -_ROUNDING) & (surplus >= -_ROUNDING)
+    return jnp.where(known, jnp.clip(lower, 0.0, upper), jnp.nan), jnp.where(known, upper, jnp.nan)
 
 
 def _entropy(z: Array) -> Array:

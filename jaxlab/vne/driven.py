@@ -42,7 +42,8 @@ def evolve_driven(
       steps: steps from each time to the next. The error falls with their number to the power of
         the method's order, once a step is short beside the drive's period and ``1 / ||h||``. None
         for 16, which are checked against 8 and refused where the two propagators differ by more
-        than 1e-5. A number that is given is taken as it is.
+        than 1e-5, as they nearly always are for methods of second order: give those a number. A
+        number that is given is taken as it is.
       method: ``"magnus4"`` (two exponentials a step, fourth order), ``"midpoint"`` (one
         exponential, second order) or ``"cayley"`` (Crank-Nicolson, second order, no eigensolver).
       measure: what to keep of each ``C(t)``; None for all of it.

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from jaxlab.vne.precision import ComplexMatrix, Matrix, in_double
+from jaxlab.vne.precision import ComplexMatrix, Matrix, check_hermitian, hermitian, in_double
 
 Measure = Callable[[ComplexMatrix], Any]
 
@@ -34,8 +34,9 @@ def evolve_eig(
 
     Differentiable in ``h``, ``corr`` and ``times``, by divided differences of the phases: finite
     where levels are degenerate, as they are at a closed contact. Exact for the leads given: they
-    stand for infinite ones only until reflections return to the contact, at about ``0.9 L`` sites
-    over the hopping; states bound outside the band never settle.
+    stand for infinite ones only until reflections return to the contact, at about ``t = 0.9 L / J``
+    for leads of ``L`` sites and hopping ``J``, which nothing checks; states bound outside the band
+    never settle.
 
     Args:
       h: ``[L, L]`` Hermitian, energy; real input keeps the eigensolver and the products real.
@@ -46,11 +47,12 @@ def evolve_eig(
         not grow with ``T`` matrices. Pass the same function again to reuse the compiled program.
 
     Returns:
-      ``C(t)``, complex128 ``[T, n, n]``, or what ``measure`` returns with a leading ``T``.
+      ``C(t)``, complex128 ``[T, n, n]``, or what ``measure`` returns with a leading ``T``. Under
+      ``jit``, ``C`` is NaN where ``h`` is not Hermitian.
 
     Raises:
       TypeError: 64-bit mode is off, or an array is not in double precision.
-      ValueError: shapes do not fit.
+      ValueError: shapes do not fit, or ``h`` is not Hermitian.
 
     Example:
       >>> import jax, numpy as np
@@ -62,6 +64,7 @@ def evolve_eig(
       Array([0.      , 0.693147], dtype=float64)
     """
     check_start("evolve_eig", h, corr, times)
+    check_hermitian("evolve_eig", h)
     return _evolve(h, corr, times, sites, measure)
 
 
@@ -80,7 +83,7 @@ def _evolve(
     h: Array, corr: Array, times: Array, sites: Array | None, measure: Measure | None
 ) -> Any:
     h, corr, times = in_double("evolve_eig", h=h, corr=corr, times=times)
-    h = (h + h.conj().T) / 2
+    h = hermitian(h)
     energies, modes = jnp.linalg.eigh(h, symmetrize_input=False)
     corr = ((corr + corr.conj().T) / 2).astype(jnp.complex128)
     turned = _turned(modes, corr)

@@ -103,10 +103,16 @@ class Interacting:
           complex128 ``[states]``, normalized.
 
         Raises:
-          ValueError: the Hamiltonian couples the regions, no state has these charges, or the
-            lowest level is degenerate.
+          ValueError: regions come without charges, charges without regions or not as many, the
+            Hamiltonian couples the regions, no state has these charges, or the lowest level is
+            degenerate.
         """
         inside = np.arange(len(self.basis))
+        if (0 if regions is None else len(regions)) != (0 if charges is None else len(charges)):
+            raise ValueError(
+                f"ground_state: charges={charges} must be one number for each of regions="
+                f"{regions}; give both or neither."
+            )
         if regions is not None:
             counts = self.basis @ np.asarray(regions).T.astype(np.int64)
             inside = np.flatnonzero((counts == np.asarray(charges)).all(1))
@@ -178,8 +184,11 @@ class Interacting:
 
         Returns:
           complex128 ``[L, L]``, Hermitian.
+
+        Raises:
+          ValueError: the state is not normalized.
         """
-        state = np.atleast_2d(state)
+        state = _normalized(state)
         weights = (np.abs(state) ** 2).sum(0)
         corr = np.diag(weights @ self.basis).astype(np.complex128)
         hops = hopping(self.basis)
@@ -200,10 +209,10 @@ class Interacting:
           The entropy, in nats.
 
         Raises:
-          ValueError: the region does not fit.
+          ValueError: the region does not fit, or the state is not normalized.
         """
         inside, first, second, signs = self._split(region)
-        signed, total = signs * np.atleast_2d(state), 0.0
+        signed, total = signs * _normalized(state), 0.0
         for charge in np.unique(inside):
             chosen = inside == charge
             rows, row = np.unique(first[chosen], return_inverse=True)
@@ -230,10 +239,10 @@ class Interacting:
           float64 ``[L + 1]``, as `jaxlab.vne.charge_distribution`.
 
         Raises:
-          ValueError: the region does not fit.
+          ValueError: the region does not fit, or the state is not normalized.
         """
         inside, *_ = self._split(region)
-        return np.bincount(inside, (np.abs(np.atleast_2d(state)) ** 2).sum(0), self.sites + 1)
+        return np.bincount(inside, (np.abs(_normalized(state)) ** 2).sum(0), self.sites + 1)
 
     def _split(self, region: Any) -> tuple[np.ndarray, ...]:
         """Charge inside, codes inside and outside, and sign of moving the region's modes first."""
@@ -252,6 +261,18 @@ class Interacting:
             codes(self.basis * ~region),
             1 - 2 * (passed % 2),
         )
+
+
+def _normalized(state: State) -> Complex128[np.ndarray, "members states"]:
+    """The rows of an ensemble, if their weights add up to one."""
+    rows = np.atleast_2d(state)
+    weight = float((np.abs(rows) ** 2).sum())
+    if not abs(weight - 1) <= 1e-8:
+        raise ValueError(
+            f"Interacting: the state's squared norm is {weight}, not 1; divide it by its norm, and "
+            "the rows of an ensemble by the root of their number where they weigh the same."
+        )
+    return rows
 
 
 def _lowest(block: Any) -> np.ndarray:

@@ -5,16 +5,21 @@ host, in double precision, independent of the lattice code that they are compare
 """
 
 import functools
-import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from jaxtyping import Complex128, Float
 
 from jaxlab.vne.sampling import coin_entropy
 
-_NODES = 400
-"""Enough that halving them moves no rate below by more than 1e-12 of itself, edges included."""
+_NODES, _PIECES = 32, 20_000
+"""Nodes on each piece of an integral, and most pieces of it before it counts as not resolved."""
+
+_ERROR = 1e-13
+"""Change of a piece, beside the whole integral, at which it is halved no more."""
+
+_EDGE = 1e-9
+"""How far beyond the band rounding may take an energy."""
 
 _legendre = functools.cache(np.polynomial.legendre.leggauss)
 
@@ -29,7 +34,11 @@ def lead_surface(energy: Energies) -> Complex128[np.ndarray, "*energies"]:
 
     Returns:
       complex128, of the same shape.
+
+    Raises:
+      ValueError: an energy is outside the band.
     """
+    _in_band("lead_surface", energy)
     return (energy - 1j * np.sqrt(np.maximum(4 - energy**2, 0))) / 2
 
 
@@ -42,7 +51,16 @@ def contact_transmission(energy: Energies, contact: float) -> Energies:
 
     Returns:
       float64 between 0 and 1, of the same shape.
+
+    Raises:
+      ValueError: an energy is outside the band, or the contact is 0 or not finite.
     """
+    _in_band("contact_transmission", energy)
+    if contact == 0 or not np.isfinite(contact):
+        raise ValueError(
+            f"contact_transmission: contact={contact} must be finite and not 0, where nothing "
+            "passes."
+        )
     height = np.cosh(np.log(abs(contact))) ** 2
     return (1 - energy**2 / 4) / (height - energy**2 / 4)
 
@@ -59,6 +77,9 @@ def dot_green(
 
     Returns:
       complex128, of the same shape.
+
+    Raises:
+      ValueError: an energy is outside the band.
     """
     return 1 / (energy - level - sum(g**2 for g in couplings) * lead_surface(energy))
 
@@ -73,6 +94,9 @@ def dot_transmission(energy: Energies, couplings: tuple[float, float], level: fl
 
     Returns:
       float64 between 0 and 1, of the same shape.
+
+    Raises:
+      ValueError: an energy is outside the band.
     """
     band = np.maximum(4 - energy**2, 0)
     return (couplings[0] * couplings[1]) ** 2 * band * abs(dot_green(energy, couplings, level)) ** 2
@@ -88,7 +112,11 @@ def fermi(energy: Energies, mu: float, temperature: float) -> Energies:
 
     Returns:
       float64 between 0 and 1, of the same shape.
+
+    Raises:
+      ValueError: the temperature is negative or not a number.
     """
+    _warm("fermi", temperature)
     if temperature == 0:
         return np.heaviside(mu - energy, 0.5)
     return 0.5 * (1 - np.tanh((energy - mu) / (2 * temperature)))
@@ -110,14 +138,16 @@ def levitov_rates(
       ``entropy`` in nats, ``charge`` and ``variance``, each per unit of time.
 
     Raises:
-      ValueError: the window is not inside the band.
+      ValueError: the window is not inside the band, or the transmission has features too narrow
+        to integrate in double precision.
     """
     low, high = bias
     if not -2 <= low <= high <= 2:
         raise ValueError(f"levitov_rates: bias={bias} must be ascending and inside the band.")
 
     def rate(of: Callable[[Energies], Energies]) -> float:
-        return _integral(lambda energy: of(transmission(energy)), low, high) / (2 * np.pi)
+        found = _integral("levitov_rates", lambda e: of(transmission(e)), (low, high))
+        return found / (2 * np.pi)
 
     return {
         "entropy": rate(coin_entropy),
@@ -144,8 +174,15 @@ def dot_steady_state(
       ``occupation``, and ``current`` out of the first lead in particles per time.
 
     Raises:
-      ValueError: a state is bound outside the band. It never decays, so there is no steady state.
+      ValueError: couplings and potentials are not as many, there are none, the temperature is
+        negative, or couplings are too weak for double precision. Or a state is bound outside the
+        band: it never decays, so there is no steady state.
     """
+    if not len(couplings) == len(mu) > 0:
+        raise ValueError(
+            f"dot_steady_state: couplings={couplings} and mu={mu} must have one number a lead."
+        )
+    _warm("dot_steady_state", temperature)
     # Beyond an edge, E - eps_d must meet the shift sum g^2 s(E), which is largest at the edge.
     shift = sum(g**2 for g in couplings)
     if level + shift > 2 or level - shift < -2:
@@ -153,16 +190,27 @@ def dot_steady_state(
             f"dot_steady_state: level={level} and couplings={couplings} bind a state outside the "
             "band; keep |level| + sum g^2 at most 2."
         )
-    steps = {m + shift * temperature for m in mu for shift in (-40, 0, 40)}
+    # The resonance is one more edge, so that a piece ends in the middle of it, however narrow.
+    steps = {m + width * temperature for m in mu for width in (-40, 0, 40)}
+    steps.add(level / (1 - shift / 2) if shift < 2 else level)
     edges = sorted({-2.0, 2.0, *(min(max(step, -2.0), 2.0) for step in steps)})
 
     def total(of: Callable[..., Energies]) -> float:
-        return sum(
-            _integral(lambda e: of(e, couplings, level, mu, temperature), low, high)
-            for low, high in itertools.pairwise(edges)
+        return _integral(
+            "dot_steady_state", lambda e: of(e, couplings, level, mu, temperature), edges
         )
 
     return {"occupation": total(_spectral), "current": total(_current)}
+
+
+def _in_band(function: str, energy: Energies) -> None:
+    if not np.all(np.abs(energy) <= 2 + _EDGE):
+        raise ValueError(f"{function}: energy={energy} must lie inside the band, -2 to 2.")
+
+
+def _warm(function: str, temperature: float) -> None:
+    if not temperature >= 0:
+        raise ValueError(f"{function}: temperature={temperature} must be at least 0.")
 
 
 def _spectral(
@@ -193,10 +241,40 @@ def _current(
     return strength * lost / (2 * np.pi)
 
 
-def _integral(function: Callable[[Energies], Energies], low: float, high: float) -> float:
-    """Gauss-Legendre after ``E = mean + half sin(x)``, which smooths the roots at the band edge."""
-    mean, half = (low + high) / 2, (high - low) / 2
+def _integral(name: str, function: Callable[[Energies], Energies], edges: Sequence[float]) -> float:
+    """Gauss-Legendre over all stretches between edges, on pieces halved until nothing changes.
+
+    In each stretch ``E = mean + half sin(x)`` smooths the roots at the band's edges. The tails of a
+    narrow line change as long as pieces are wider than their distance from it, so it is not missed.
+    """
     nodes, weights = _legendre(_NODES)
-    angle = np.pi / 2 * nodes
-    values = function(mean + half * np.sin(angle)) * np.cos(angle)
-    return float(half * np.pi / 2 * (weights @ values))
+    low, high = np.array(edges[:-1]), np.array(edges[1:])
+
+    def integrals(stretch: np.ndarray, ends: np.ndarray) -> np.ndarray:
+        """Of the function and of its magnitude, ``[2, pieces]``."""
+        mean, half = (ends[1] + ends[0]) / 2, (ends[1] - ends[0]) / 2
+        angle = mean[:, None] + half[:, None] * nodes
+        middle, width = (low + high)[stretch, None] / 2, (high - low)[stretch, None] / 2
+        values = function(middle + width * np.sin(angle)) * np.cos(angle) * width * half[:, None]
+        return np.stack([values @ weights, abs(values) @ weights])
+
+    stretch = np.arange(low.size)
+    ends = np.stack([np.full(low.size, -np.pi / 2), np.full(low.size, np.pi / 2)])
+    whole, done = integrals(stretch, ends), np.zeros(2)
+    while stretch.size:
+        if stretch.size > _PIECES:
+            raise ValueError(
+                f"{name}: a line is too narrow to integrate in double precision; widen it, by "
+                "stronger couplings for instance."
+            )
+        middle = ends.mean(0)
+        halves = [np.stack([ends[0], middle]), np.stack([middle, ends[1]])]
+        parts = np.stack([integrals(stretch, half) for half in halves])
+        both = parts.sum(0)
+        scale = done[1] + both[1].sum()
+        moving = ~(abs(both[0] - whole[0]) <= _ERROR * scale)
+        done += both[:, ~moving].sum(1)
+        stretch = np.tile(stretch[moving], 2)
+        ends = np.concatenate([half[:, moving] for half in halves], axis=1)
+        whole = np.concatenate([part[:, moving] for part in parts], axis=1)
+    return float(done[0])

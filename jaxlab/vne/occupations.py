@@ -10,6 +10,9 @@ from jaxtyping import Array, Bool, Float
 
 from jaxlab.vne.precision import Matrix, concrete, in_double
 
+_ROUNDING = 1e-8
+"""How far eigenvalues may leave [0, 1] and count as occupations."""
+
 Region = Bool[Array | np.ndarray, " sites"]
 
 
@@ -31,24 +34,36 @@ def occupations(
       largest: upper bound on the number of sites of the region, static; None for ``L``.
 
     Returns:
-      float64 ``[largest]``. NaN where a traced region has more than ``largest`` sites.
+      float64 ``[largest]``. NaN where a traced region has more than ``largest`` sites, and in place
+      of eigenvalues beyond 0 and 1 by more than 1e-8 where ``corr`` is traced.
 
     Raises:
       TypeError: 64-bit mode is off, or the region is not boolean.
-      ValueError: a shape does not fit, or a concrete region is larger than ``largest``.
+      ValueError: a shape does not fit, a concrete region is larger than ``largest``, or ``corr`` is
+        no correlation matrix: its eigenvalues leave [0, 1].
 
     Source: Peschel (2003): entropy and statistics of a Gaussian state follow from these numbers.
     """
     check_region("occupations", corr, region)
     sites = corr.shape[0]
     if largest is None:
-        return _occupations(corr, region, sites)
+        return _possible(_occupations(corr, region, sites))
     if not 1 <= largest <= sites:
         raise ValueError(f"occupations: largest={largest} must lie between 1 and {sites} sites.")
     if region is None or (concrete(region) and np.count_nonzero(region) > largest):
         size = sites if region is None else np.count_nonzero(region)
         raise ValueError(f"occupations: the region has {size} sites, largest={largest}; raise it.")
-    return _occupations(corr, region, largest)
+    return _possible(_occupations(corr, region, largest))
+
+
+def _possible(z: Array) -> Array:
+    """Refuses occupations that can be looked at and that no state has."""
+    if concrete(z) and jnp.isnan(z).any():
+        raise ValueError(
+            "occupations: corr has eigenvalues outside [0, 1] on the region (or is not finite); "
+            "give C[i, j] = <c_i^dag c_j> itself, not 2 C - 1 and not a multiple of it."
+        )
+    return z
 
 
 def check_region(function: str, corr: Any, region: Any, name: str = "region") -> None:
@@ -89,7 +104,9 @@ _occupations = jax.jit(_occupations_body, static_argnums=2)
 
 def _clip(values: Array) -> Array:
     """Into [0, 1], where they lie but for rounding: the derivative stays that of the values."""
-    return values + jax.lax.stop_gradient(jnp.clip(values, 0, 1) - values)
+    clipped = jnp.clip(values, 0, 1)
+    clipped = jnp.where(jnp.abs(clipped - values) <= _ROUNDING, clipped, jnp.nan)
+    return values + jax.lax.stop_gradient(clipped - values)
 
 
 @jax.custom_jvp

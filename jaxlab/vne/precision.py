@@ -1,5 +1,7 @@
 """Double precision or a clear refusal: in single precision entropies near pure states are noise."""
 
+from typing import Any
+
 import jax
 import jax.core
 import jax.numpy as jnp
@@ -8,6 +10,9 @@ from jaxtyping import Array, Inexact, Num
 
 Matrix = Num[Array | np.ndarray, "sites sites"]
 """A Hermitian matrix over sites, as it comes in."""
+
+_HERMITIAN = 1e-10
+"""Largest difference from Hermitian, relative to the largest entry."""
 
 Scalar = int | float | Num[Array | np.ndarray, ""]
 """One real number, traced or not."""
@@ -44,6 +49,27 @@ def in_double(function: str, **values: object) -> list[Array]:
             )
         arrays.append(array)
     return arrays
+
+
+def check_hermitian(function: str, matrix: Any, name: str = "h") -> None:
+    """Refuses a matrix that can be looked at and is not Hermitian, to 1e-10 of its largest entry.
+
+    Half of a matrix, such as hoppings above the diagonal alone, would count as half the hopping.
+    """
+    if concrete(matrix) and not _is_hermitian(np.asarray(matrix)):
+        raise ValueError(
+            f"{function}: {name} is not Hermitian (or not finite); give both triangles, as "
+            f"{name} + {name}.conj().T of one without its diagonal."
+        )
+
+
+def hermitian(matrix: Array) -> Array:
+    """A Hermitian matrix without its rounding; NaN where `check_hermitian` would refuse it."""
+    return jnp.where(_is_hermitian(matrix), (matrix + matrix.conj().T) / 2, jnp.nan)
+
+
+def _is_hermitian(matrix: Any) -> Any:
+    return abs(matrix - matrix.conj().T).max() <= _HERMITIAN * abs(matrix).max()
 
 
 def concrete(*values: object) -> bool:

@@ -9,7 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from jaxlab.vne.precision import ComplexMatrix, Matrix, concrete, in_double
+from jaxlab.vne.precision import (
+    ComplexMatrix,
+    Matrix,
+    check_hermitian,
+    concrete,
+    hermitian,
+    in_double,
+)
 
 DEGENERATE = 1e-10
 """Smallest gap at the Fermi level, relative to the width of the spectrum."""
@@ -31,9 +38,9 @@ def ground_corr(h: Matrix, particles: int | Int[Array, ""]) -> ComplexMatrix:
 
     Raises:
       TypeError: 64-bit mode is off, or ``h`` is not in double precision.
-      ValueError: ``particles`` is out of range, or the ground state is not unique because the Fermi
-        level is degenerate: fill the subsystems one by one (``block_diag``), or use
-        ``thermal_corr`` at a small temperature.
+      ValueError: ``h`` is not Hermitian, ``particles`` is out of range, or the ground state
+        is not unique because the Fermi level is degenerate: fill the subsystems one by one
+        (``block_diag``), or use ``thermal_corr`` at a small temperature.
 
     Example:
       >>> import jax
@@ -44,6 +51,7 @@ def ground_corr(h: Matrix, particles: int | Int[Array, ""]) -> ComplexMatrix:
              [0.5, 0.5]], dtype=float64)
     """
     _square("ground_corr", h)
+    check_hermitian("ground_corr", h)
     if concrete(particles) and not 0 <= particles <= h.shape[0]:
         raise ValueError(
             f"ground_corr: particles={particles} must lie between 0 and {h.shape[0]} sites."
@@ -52,7 +60,7 @@ def ground_corr(h: Matrix, particles: int | Int[Array, ""]) -> ComplexMatrix:
     if concrete(corr) and jnp.isnan(corr).any():
         raise ValueError(
             f"ground_corr: the ground state of particles={particles} is not unique, the Fermi "
-            "level is degenerate (or h is not finite); fill subsystems one by one and join them "
+            "level is degenerate; fill subsystems one by one and join them "
             "with block_diag, or use thermal_corr at a small temperature."
         )
     return corr
@@ -61,7 +69,7 @@ def ground_corr(h: Matrix, particles: int | Int[Array, ""]) -> ComplexMatrix:
 @jax.jit
 def _ground(h: Array, particles: Array) -> Array:
     (h,) = in_double("ground_corr", h=h)
-    return _filled((h + h.conj().T) / 2, jnp.asarray(particles))
+    return _filled(hermitian(h), jnp.asarray(particles))
 
 
 @jax.custom_jvp
@@ -117,8 +125,9 @@ def thermal_corr(
 
     Raises:
       TypeError: 64-bit mode is off, or ``h`` is not in double precision.
-      ValueError: a temperature is not positive, a shape does not fit, or ``h`` couples sites of
-        different ``mu`` or ``temperature``, between which there is no equilibrium.
+      ValueError: ``h`` is not Hermitian, a temperature is not positive, a shape does not fit, or
+        ``h`` couples sites of different ``mu`` or ``temperature``, between which there is no
+        equilibrium.
 
     Example:
       >>> import jax
@@ -128,6 +137,7 @@ def thermal_corr(
       Array([[0.9933]], dtype=float64)
     """
     _square("thermal_corr", h)
+    check_hermitian("thermal_corr", h)
     for name, value in (("mu", mu), ("temperature", temperature)):
         shape = np.shape(value)
         if shape not in ((), (h.shape[0],)):
@@ -141,7 +151,7 @@ def thermal_corr(
     corr = _thermal(h, mu, temperature)
     if concrete(corr) and jnp.isnan(corr).any():
         raise ValueError(
-            "thermal_corr: h couples sites of different mu or temperature (or is not finite); "
+            "thermal_corr: h couples sites of different mu or temperature; "
             "make both constant on decoupled blocks, by preparing the leads before joining them."
         )
     return corr
@@ -150,7 +160,7 @@ def thermal_corr(
 @jax.jit
 def _thermal(h: Array, mu: Array, temperature: Array) -> Array:
     h, mu, temperature = in_double("thermal_corr", h=h, mu=mu, temperature=temperature)
-    h = (h + h.conj().T) / 2
+    h = hermitian(h)
     sites = h.shape[0]
     mu, beta = jnp.broadcast_to(mu, sites), jnp.broadcast_to(1 / temperature, sites)
     apart = (mu[:, None] != mu) | (beta[:, None] != beta)

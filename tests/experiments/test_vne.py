@@ -64,6 +64,18 @@ def test_decay_leaves_early_times_out():
     assert transport_tables.decay(rows) == pytest.approx(-1.5)
 
 
+def test_weak_gaps_are_read_late_and_always():
+    rows = [
+        {"lead": lead, "strength": v, "time": t, "gap / S": 100 * lead * v / t}
+        for lead, last in ((6, 5.4), (8, 7.2))
+        for v in (0.1, 0.2, 0.5)
+        for t in (0.5, 2.0, last)
+    ]
+    late, always = transport_values.weak_gaps(rows)
+    assert late == pytest.approx({"6 sites": 120 / 5.4, "8 sites": 160 / 7.2})
+    assert always == pytest.approx({"6 sites": 240, "8 sites": 320})
+
+
 def bracket(gaussian, surplus, low, high, thermal=False):
     return {
         "gaussian": gaussian,
@@ -108,12 +120,23 @@ def test_shots_needed_follow_from_bias_and_spread():
         {"shots": 1000, "estimator": "biased", "target": 1.016, "spread": 0.1},
         {"shots": 1000, "estimator": "wrong", "target": 1.1, "spread": 0.1},
     ]
-    needed = {
-        row["estimator"]: row["shots for 2 %"] for row in transport_shots.shots_needed(rows, 1.0)
-    }
+    needed = {row["estimator"]: row["shots"] for row in transport_shots.shots_needed(rows, 1.0)}
     assert needed["good"] == pytest.approx(1000 * 0.01 / 0.0004)
     assert needed["biased"] == pytest.approx(1000 * 0.01 / 0.000144)
     assert needed["wrong"] is None
+
+
+def test_shots_of_two_point_functions_count_all_settings():
+    rows = [
+        {"start": start, "settings": 11, "shots a setting": shots, "entropy": 2.0}
+        | {"spread": 0.03, "bias": 0.04}
+        for start in ("ground states", "T = 1")
+        for shots in (300, 3000)
+    ]
+    needed = transport_shots.pair_shots_needed(rows)
+    assert [row["start"] for row in needed] == ["ground states", "T = 1"]
+    assert needed[0]["shots"] == pytest.approx(3000 * 11 * 0.0025 / 0.04**2)
+    assert transport_shots.pair_shots_needed([]) == []
 
 
 def test_samples_have_the_right_means():
@@ -140,14 +163,46 @@ def test_dots_repel_where_they_should():
 def test_search_for_extreme_states():
     """Where nothing correlates, states reach both ends of the plain bracket."""
     bit = np.log(2)
-    search = transport_extremes._Search(np.eye(4) / 2 + 0j, 2, 3.3 * bit)
+    pair = np.diag([0.45, 0.05, 0.05, 0.45])
+    search = transport_extremes._Search(
+        np.eye(4) / 2 + 0j, 2, 3.3 * bit, np.kron(pair, np.eye(4) / 4)
+    )
     assert search.extreme(1.0) == pytest.approx(1.3 * bit, abs=1e-4)
     assert search.extreme(-1.0) == pytest.approx(2 * bit, abs=1e-4)
-    x, step = search._gaussian(), 1e-6
+    x, step = search._pack(search._gaussian() + 0.02), 1e-6
     direction = np.random.default_rng(1).normal(size=x.size)
     value = lambda s: search._lagrangian(x + s * direction, 1.0, 0.1 * search.corr, 0.3, 5.0)  # noqa: E731
     slope = (value(step)[0] - value(-step)[0]) / (2 * step)
     assert value(0.0)[1] @ direction == pytest.approx(slope, rel=1e-6)
+
+
+def test_searches_start_from_the_true_state():
+    """With the sites in another order, signs of exchange included."""
+    with jax.enable_x64(True):
+        (one,) = transport_exact.random_quenches(1, 3, ((5, 2),))
+        order = np.array([3, 0, 4, 1, 2])
+        rho = transport_extremes._density(one, order)
+    corr = one.corr[np.ix_(order, order)]
+    np.testing.assert_allclose(fock.correlation(rho, 5), corr, atol=1e-12)
+    assert fock.von_neumann(rho) == pytest.approx(one.start, abs=1e-9)
+    inside = one.region[order]
+    exact = fock.von_neumann(fock.reduced(rho, 5, inside))
+    assert exact == pytest.approx(one.exact, abs=1e-9)
+
+
+def test_failed_searches_are_no_widths(monkeypatch):
+    """Another start is tried; where neither leads anywhere, the width is unknown, not zero."""
+    search = transport_extremes._Search(np.eye(2) / 2 + 0j, 1, 1.0, np.eye(4) / 4)
+    found = iter([None, 0.3])
+    monkeypatch.setattr(transport_extremes._Search, "_from", lambda *_: next(found))
+    assert search.extreme(1.0) == 0.3
+    monkeypatch.setattr(transport_extremes._Search, "_from", lambda *_: None)
+    assert search.extreme(1.0) is None
+    (row,) = transport_extremes.reached_widths(1, 0)
+    assert row["reached"] is None
+    rows = [row | {"certified": 0.4}, row | {"certified": 0.4, "reached": 0.3}]
+    assert transport_values.reached_value(rows).value == pytest.approx(0.375)
+    assert "1 of 2" in transport_tables.reached_table(rows).caption
 
 
 @pytest.mark.slow

@@ -34,8 +34,9 @@ def instance(seed: int, thermal: bool) -> Instance:
     interaction = np.triu(strength * rng.normal(size=(SITES, SITES)), 1)
     apart = np.ones((SITES, SITES))
     apart[:cut, cut:] = apart[cut:, :cut] = 0
-    before = fock.hamiltonian(joined * apart, interaction * apart * rng.integers(2))
-    after = fock.hamiltonian(joined, interaction * rng.integers(2))
+    prepared, moved = ((1, 0), (0, 1), (1, 1))[rng.integers(3)]
+    before = fock.hamiltonian(joined * apart, interaction * apart * prepared)
+    after = fock.hamiltonian(joined, interaction * moved)
     if thermal:
         number = sum(c.conj().T @ c for c in fock.annihilators(SITES))
         rho = fock.thermal(before, number, beta=rng.uniform(0.2, 4), mu=rng.normal())
@@ -217,6 +218,21 @@ def test_nothing_and_everything_are_known(region):
     expected = one.start if region.all() else 0.0
     assert float(low) == pytest.approx(expected, abs=1e-9)
     assert float(high) == pytest.approx(expected, abs=1e-9)
+
+
+def test_impossible_data_have_no_bracket():
+    """A bracket that looks certain would be worse than none."""
+    corr, region = mixed(np.random.default_rng(0), 4), np.arange(4) < 2
+    total = float(entropy(corr))
+    jitted = jax.jit(certificate)
+    for start in (-1e-6, total + 1e-6, np.nan):
+        with pytest.raises(ValueError, match="initial_entropy"):
+            certificate(corr, region, start)
+        assert np.isnan(jitted(corr, region, start)).all()
+    for start in (0.0, total, total + 1e-12):
+        assert np.isfinite(jitted(corr, region, start)).all()
+    with pytest.raises(ValueError, match="outside"):
+        certificate(2 * corr, region)
 
 
 def test_refusals():

@@ -31,7 +31,7 @@ from jaxlab.vne import (
     subsystems,
     transfer_function,
 )
-from jaxlab.vne.occupations import check_region
+from jaxlab.vne.occupations import check_region, eigenvalues
 from tests.compile_counter import count_compilations
 from tests.oracles import fock
 from tests.vne.cases import hermitian, mixed, projector
@@ -387,6 +387,31 @@ def test_second_derivative_is_right_where_occupations_differ():
     both = jax.jit(jax.value_and_grad(jax.grad(along)))
     second, slopes = both(0.3)[1], [both(0.3 + s)[0] for s in (1e-5, -1e-5)]
     assert float(second) == pytest.approx(float(slopes[0] - slopes[1]) / 2e-5, rel=1e-5)
+
+
+@pytest.mark.oldest
+@pytest.mark.parametrize("real", [False, True])
+def test_eigenvalues_without_vectors(real):
+    """LAPACK's own function, called by name: what a change of jax would break first."""
+    rng = np.random.default_rng(2)
+    batch = np.stack([hermitian(rng, 5) for _ in range(3)])
+    batch = batch.real if real else batch
+    expected = np.linalg.eigvalsh(batch)
+    np.testing.assert_allclose(jax.jit(jax.vmap(eigenvalues))(batch), expected, atol=1e-13)
+    np.testing.assert_allclose(eigenvalues(jnp.asarray(batch[0])), expected[0], atol=1e-13)
+
+
+def test_impossible_occupations_are_refused():
+    z = np.array([0.3, 1 + 1e-6, 0.5])
+    for wrong in (np.diag(z) + 0j, np.diag([5.0, -3.0]) + 0j, 2 * np.eye(3) / 3 - np.eye(3) + 0j):
+        with pytest.raises(ValueError, match="outside"):
+            entropy(wrong)
+        assert np.isnan(jax.jit(entropy)(wrong))
+    corr, clear = np.diag(z) + 0j, np.array([True, False, True])
+    assert np.isfinite(float(entropy(corr, clear)))  # the region is what counts
+    with pytest.raises(ValueError, match="outside"):
+        charge_cumulants(corr, ~clear, 2)
+    assert np.isnan(jax.jit(lambda c: charge_distribution(c, ~clear))(corr)).all()
 
 
 @pytest.mark.parametrize(

@@ -222,6 +222,32 @@ def test_what_has_no_unique_state_is_refused():
         thermal_corr(h, np.zeros(3), 0.1)
 
 
+HALF = np.triu(np.diag(-np.ones(3), 1))
+"""The commonest slip: hoppings above the diagonal alone."""
+
+OF_H = {
+    "evolve_eig": lambda h: evolve_eig(h, np.diag([1.0, 0, 1, 0]) + 0j, TIMES),
+    "ground_corr": lambda h: ground_corr(h, 2),
+    "thermal_corr": lambda h: thermal_corr(h, 0.1, 0.3),
+}
+
+
+@pytest.mark.parametrize("name", OF_H)
+def test_matrices_that_are_not_hermitian_are_refused(name):
+    call = OF_H[name]
+    for wrong in (
+        HALF,
+        HALF + HALF.T + 1e-6j * np.eye(4),
+        HALF + HALF.T + np.diag([np.nan, 0, 0, 0]),
+    ):
+        with pytest.raises(ValueError, match=f"{name}: h is not Hermitian"):
+            call(wrong)
+    rounded = HALF + HALF.T + 1e-13 * HALF
+    found = jax.jit(call)(rounded)
+    np.testing.assert_allclose(found, call(HALF + HALF.T), atol=1e-11)
+    assert np.isnan(jax.jit(call)(HALF)).all()
+
+
 def test_disorder_fills_its_box():
     found = np.asarray(box_disorder(jax.random.key(0), 4000, 0.8))
     assert -0.4 <= found.min() < -0.39

@@ -222,13 +222,39 @@ def test_evolution_returns(random_model):
     np.testing.assert_allclose(back, kicked, atol=1e-11)
 
 
-@pytest.mark.slow
-def test_netket_builds_the_same_hamiltonian(random_model):
+@pytest.fixture(scope="session")
+def by_netket() -> dict[str, tuple[Interacting, Interacting]]:
+    """Models on twelve sites, built by numpy and by NetKet, which compiles once for all."""
     pytest.importorskip("netket")
-    other = dataclasses.replace(random_model, implementation="netket")
-    np.testing.assert_allclose(
-        other.hamiltonian.toarray(), random_model.hamiltonian.toarray(), atol=1e-14
-    )
+    rng = np.random.default_rng(3)
+    pairs = np.triu(rng.normal(size=(12, 12)), 1)
+    models = {
+        "complex": Interacting(hermitian(rng, 12), pairs + pairs.T, 6),
+        "golden": model("boundary", 0.2),
+    }
+    return {
+        name: (one, dataclasses.replace(one, implementation="netket"))
+        for name, one in models.items()
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["complex", "golden"])
+def test_netket_builds_the_same_hamiltonian(by_netket, name):
+    ours, theirs = (one.hamiltonian for one in by_netket[name])
+    assert theirs.nnz > 924
+    assert abs(ours - theirs).max() < 1e-13
+
+
+@pytest.mark.slow
+def test_netket_gives_the_golden_entropies(by_netket):
+    """Signs of hops and of correlations come from one function here; these hops do not."""
+    _, exact = by_netket["golden"]
+    states = exact.evolve(start(0.0), np.array([1.0, 2.0, 4.0]))
+    for state, (truth, gaussian) in zip(states, GOLDEN["boundary", 0.2], strict=True):
+        assert exact.entropy(state, Q12_LEFT) == pytest.approx(truth, abs=1e-6)
+        found = float(entropy(exact.correlation(state), Q12_LEFT))
+        assert found == pytest.approx(gaussian, abs=1e-6)
 
 
 @pytest.mark.slow
@@ -267,5 +293,18 @@ def test_refusals(random_model):
         random_model.entropy(random_model.ground_state(), np.arange(5))
     with pytest.raises(ValueError, match="degenerate"):
         Interacting(h, none, 1).ground_state()
+    apart = np.array([[1, 1, 0, 0, 0], [0, 0, 1, 1, 1]], bool)
+    for regions, charges in ((None, (1, 1)), (apart, None), (apart, (1,))):
+        with pytest.raises(ValueError, match="charges"):
+            random_model.ground_state(regions, charges)
+    state, region = random_model.ground_state(), np.arange(5) < 2
+    for wrong in (2 * state, np.stack([state, state])):
+        for call in (
+            lambda s: random_model.entropy(s, region),
+            lambda s: random_model.charge_distribution(s, region),
+            random_model.correlation,
+        ):
+            with pytest.raises(ValueError, match="norm"):
+                call(wrong)
     with pytest.raises(dataclasses.FrozenInstanceError):
         random_model.particles = 2

@@ -1,8 +1,11 @@
 """Numbers computed independently of this package, and laws known in closed form."""
 
+import itertools
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.integrate
 import scipy.special
 
 from jaxlab.vne import (
@@ -11,13 +14,16 @@ from jaxlab.vne import (
     charge_distribution,
     contact_transmission,
     dot,
+    dot_green,
     dot_steady_state,
     dot_transmission,
     entropy,
     evolve_eig,
+    fermi,
     ground_corr,
     hopping_chain,
     kl_series,
+    lead_surface,
     levitov_rates,
     mutual_information,
     occupations,
@@ -29,6 +35,7 @@ from jaxlab.vne import (
     subsystems,
     thermal_corr,
 )
+from jaxlab.vne.sampling import coin_entropy
 from tests.vne.cases import Q12_LEFT, projector, q12, sine_kernel
 
 
@@ -259,6 +266,88 @@ def test_transmission_of_a_dot_carries_its_current():
         [level / (1 - 0.1**2)]
     )  # E = eps_d + 2 g^2 Re s(E), with s(E) = E / 2 + ..
     assert dot_transmission(resonance, (0.1, 0.1), level) == pytest.approx(1, abs=1e-12)
+
+
+def by_quad(function, low, high, center, width):
+    """Adaptive quadrature that is told where the line is."""
+    near = {center + sign * width * many for many in (0, 1, 10, 100, 1000) for sign in (-1, 1)}
+    edges = sorted({low, high, *(e for e in near if low < e < high)})
+    return sum(
+        scipy.integrate.quad(
+            lambda e: float(function(np.array([e]))[0]),
+            *pair,
+            epsabs=1e-14,
+            epsrel=1e-12,
+            limit=400,
+        )[0]
+        for pair in itertools.pairwise(edges)
+    )
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.1])
+@pytest.mark.parametrize("g", [0.001, 0.02, 0.05])
+def test_narrow_lines_are_not_missed(g, temperature):
+    """Weakly coupled dots: a line far narrower than the nodes of any fixed grid."""
+    couplings, level, mu = (g, 1.3 * g), -0.7, (0.5, -0.9)
+    shift = sum(c**2 for c in couplings)
+    center, width = level / (1 - shift / 2), shift * (4 - level**2) ** 0.5 / 2
+
+    def passed(energy):
+        return dot_transmission(energy, couplings, level)
+
+    def filled(energy):
+        weights = np.array(couplings) ** 2 / shift
+        mean = sum(w * fermi(energy, m, temperature) for w, m in zip(weights, mu, strict=True))
+        return -dot_green(energy, couplings, level).imag * mean / np.pi
+
+    steady = dot_steady_state(couplings, level, mu, temperature)
+    parts = [(-2.0, -0.9), (-0.9, 0.5), (0.5, 2.0)]  # between the steps of the fillings
+    occupation = sum(by_quad(filled, *part, center, width) for part in parts)
+    assert steady["occupation"] == pytest.approx(occupation, rel=1e-9)
+    current = sum(
+        by_quad(
+            lambda e: passed(e) * (fermi(e, mu[0], temperature) - fermi(e, mu[1], temperature)),
+            *part,
+            center,
+            width,
+        )
+        for part in parts
+    )
+    assert steady["current"] == pytest.approx(current / (2 * np.pi), rel=1e-9)
+    rates = levitov_rates(passed, (-0.9, 0.5))
+    charge = by_quad(passed, -0.9, 0.5, center, width) / (2 * np.pi)
+    assert rates["charge"] == pytest.approx(charge, rel=1e-9)
+    entropy_rate = by_quad(lambda e: coin_entropy(passed(e)), -0.9, 0.5, center, width)
+    assert rates["entropy"] == pytest.approx(entropy_rate / (2 * np.pi), rel=1e-9)
+
+
+def test_weak_couplings_reach_the_wide_band():
+    """The textbook formula, which is for g to 0, at the level that the leads have shifted."""
+    g, level, mu = 0.003, 0.4, (0.4002, 0.3999)
+    width, shifted = 2 * g**2 * (4 - level**2) ** 0.5, level / (1 - g**2)
+    wide = 0.5 + np.arctan(2 * (np.array(mu) - shifted) / width).sum() / (2 * np.pi)
+    found = dot_steady_state((g, g), level, mu, 0.0)["occupation"]
+    assert found == pytest.approx(wide, abs=1e-5)
+    assert abs(wide - 0.5) > 0.01
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: contact_transmission(np.array([0.0, 3.0]), 0.5), "band"),
+        (lambda: contact_transmission(np.zeros(1), 0.0), "contact"),
+        (lambda: lead_surface(np.array([3.0])), "band"),
+        (lambda: dot_transmission(np.array([-2.5]), (0.3, 0.3), 0.0), "band"),
+        (lambda: fermi(np.zeros(1), 0.0, -0.1), "temperature"),
+        (lambda: dot_steady_state((0.3, 0.3), 0.0, (0.1, 0.0), -0.1), "temperature"),
+        (lambda: dot_steady_state((0.3, 0.3), 0.0, (0.1,), 0.1), "one number a lead"),
+        (lambda: levitov_rates(lambda e: 0 * e, (0.5, -0.5)), "ascending"),
+        (lambda: dot_steady_state((1e-6, 1e-6), 0.3, (0.5, 0.0), 0.0), "narrow"),
+    ],
+)
+def test_what_is_outside_the_formulas_is_refused(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
 
 
 @pytest.mark.parametrize(("couplings", "level"), [((0.3, 0.3), 2.5), ((1.0, 0.9), -0.5)])
