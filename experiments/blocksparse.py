@@ -21,7 +21,12 @@ from experiments.assets.video import CLIPS
 from experiments.claims.blocksparse import ASSUMPTIONS, CLAIMS, REASONS
 from experiments.harness import Missing, Result, Steps, Table, Value
 from experiments.workloads.attention_exactness import exactness
-from experiments.workloads.attention_timing import Timing, gpu_rate, speed
+from experiments.workloads.attention_timing import (
+    Timing,
+    kernel_beside_cudnn,
+    missing_for_kernel,
+    speed,
+)
 from experiments.workloads.clip_imbalance import clip_imbalance
 from experiments.workloads.video_attention import PLAIN
 from experiments.workloads.video_window import Window
@@ -147,13 +152,14 @@ def run(config: Config, steps: Steps = Steps()) -> Result:
     rates = [row for one in speeds for row in one["rows"]]
     values = {
         **of_clip,
-        "time-affine": Value(min(one["forward_line"]["r_squared"] for one in speeds), "timed"),
+        "time-affine": _least_straight(speeds, "forward_line"),
+        "time-affine-backward": _least_straight(speeds, "backward_line"),
         "forward-rate": _worst(rates, "forward", "forward_spread"),
         "forward-rate-aim": _worst(rates, "forward", "forward_spread"),
         "backward-rate": _worst(rates, "backward", "backward_spread"),
         "faster-than-dense": _worst(speeds, "dense_speedup", "dense_spread"),
     }
-    values |= _gpu_values(config, steps, values["time-affine"])
+    values |= _gpu_values(config, steps)
     for part in ("before", "after"):
         for kind, rows in (("", windows), ("-plain", plain)):
             values[f"imbalance-{part}{kind}"] = (
@@ -198,21 +204,32 @@ def _values_of_a_clip(config: Config, steps: Steps) -> dict[str, Value | Missing
     return values
 
 
-def _gpu_values(config: Config, steps: Steps, affine: Value) -> dict[str, Value | Missing]:
+def _gpu_values(config: Config, steps: Steps) -> dict[str, Value | Missing]:
+    shapes = config.timing.blocks
     if jax.default_backend() != "gpu":
-        gone = Missing(f"needs a CUDA GPU, this is {jax.default_backend()}")
-        return {"gpu-rate": gone, "gpu-affine": gone}
-    shares = [
+        reason = f"needs a CUDA GPU, this is {jax.default_backend()}"
+    else:
+        reason = next(filter(None, (missing_for_kernel(config.timing, s) for s in shapes)), None)
+    if reason is not None:
+        return dict.fromkeys(("gpu-rate", "gpu-affine"), Missing(reason))
+    timed = [
         steps.do(
             f"kernel of {rows}x{columns} blocks beside cuDNN",
-            gpu_rate,
+            kernel_beside_cudnn,
             config.timing,
             (rows, columns),
             config.seed,
         )
-        for rows, columns in config.timing.blocks
+        for rows, columns in shapes
     ]
-    return {"gpu-rate": Value(min(shares), "timed"), "gpu-affine": affine}
+    return {
+        "gpu-rate": Value(min(one["rate"] for one in timed), "timed"),
+        "gpu-affine": _least_straight(timed, "line"),
+    }
+
+
+def _least_straight(timed: list[dict], line: str) -> Value:
+    return Value(min(one[line]["r_squared"] for one in timed), "timed")
 
 
 def _worst(rows: list[dict], field: str, spread: str) -> Value:

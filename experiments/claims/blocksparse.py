@@ -43,8 +43,16 @@ CLAIMS = (
     ),
     _goal(
         "time-affine",
-        sentence="Time is a constant plus a price for every active block.",
+        sentence="Forward time is a constant plus a price for every active block.",
         quantity="R^2 of forward time against active blocks, worst block shape",
+        criterion=at_least(0.99),
+        obtained="measured",
+    ),
+    _goal(
+        "time-affine-backward",
+        sentence="The gradients' time, too, is a constant plus a price for every active block.",
+        quantity="R^2 of backward time against active blocks, worst block shape; a row added after "
+        "the result was seen",
         criterion=at_least(0.99),
         obtained="measured",
     ),
@@ -145,7 +153,9 @@ ASSUMPTIONS = (
     "made before any mask was seen, gave milder heads that miss its criterion. The fit came after "
     "the criterion and after seeing that; the criterion stayed. Both stand in the table, and the "
     "heads as first drawn have rows of their own, added after their results were known.",
-    "Skipping is counted forward; of the backward pass only the time shows it.",
+    "Skipping is counted forward; of the backward pass only the time shows it. How straight that "
+    "time runs became a claim after it was known, with the forward's criterion: of the last two "
+    "runs before, one missed it and one met it.",
     "The mask rule is SpargeAttn's on 128x64 blocks with similarity 0.1 and mass 0.9; exactness is "
     "checked on smaller blocks with less mass, so that many are left out, and on the first tokens "
     "of the window, since the definition in float64 holds all pairs.",
@@ -165,6 +175,8 @@ ASSUMPTIONS = (
 )
 
 REASONS = {
+    "time-affine-backward": "A line through four densities bends when the machine slows down at "
+    "one of them; on the same code R^2 falls on either side of the criterion from run to run.",
     "forward-rate": "At density 0.1 filling up lists, gathers and exponentials cost about as "
     "much as the products of blocks.",
     "forward-rate-aim": "Filling up lists, gathers and exponentials cost about as much as the "
