@@ -163,9 +163,9 @@ def _sample(function: Callable[[], Any], calls: int, clock: Callable[[], float])
 def _check(
     functions: Sequence[Callable[[], Any]],
     names: Sequence[str] | None,
-    rounds: int,
-    min_seconds: float | int,
-    warmup: int,
+    rounds: Any,
+    min_seconds: Any,
+    warmup: Any,
 ) -> tuple[str, ...]:
     """Refuses what cannot be timed; returns the names."""
     if len(functions) < 2:
