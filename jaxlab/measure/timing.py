@@ -197,6 +197,6 @@ def _check(
             raise ValueError(f"time_ratio: {name}={value} must be at least 1.")
     if isinstance(min_seconds, bool) or not isinstance(min_seconds, numbers.Real):
         raise TypeError(f"time_ratio: min_seconds={min_seconds!r} must be a number, in seconds.")
-    if not (math.isfinite(min_seconds) and min_seconds >= 0):
+    if not 0 <= float(min_seconds) < math.inf:
         raise ValueError(f"time_ratio: min_seconds={min_seconds} must be finite and not negative.")
     return chosen
