@@ -35,7 +35,8 @@ test: $(VENV)/.ready ## Run the default tests, doctests and notebooks.
 test-all: $(VENV)/.ready ## Run every test that needs no GPU; the summary goes to docs/test-all.txt.
 	$(RUN) -m pytest $(CHECKED) -n $(WORKERS) --dist worksteal --nbmake --nbmake-timeout=200 -m "not gpu" \
 		tests jaxlab experiments notebooks | tee docs/test-all.log
-	{ git describe --always --dirty; tail -n 1 docs/test-all.log; } > docs/test-all.txt
+	{ git describe --always --dirty; tail -n 1 docs/test-all.log; \
+		sed -nE 's/^SKIPPED \[[0-9]+\] [^ ]+ /skipped: /p' docs/test-all.log | sort -u; } > docs/test-all.txt
 
 test-oldest: $(VENV_OLDEST)/.ready ## Run lowering, sharding and import tests on the oldest jax.
 	$(VENV_OLDEST)/bin/python -m pytest $(CHECKED) -n $(WORKERS) -m oldest tests

@@ -21,7 +21,12 @@ from experiments.assets.video import CLIPS
 from experiments.claims.blocksparse import ASSUMPTIONS, CLAIMS, REASONS
 from experiments.harness import Missing, Result, Steps, Table, Value
 from experiments.workloads.attention_exactness import exactness
-from experiments.workloads.attention_timing import Timing, gpu_rate, speed
+from experiments.workloads.attention_timing import (
+    Timing,
+    kernel_beside_cudnn,
+    missing_for_kernel,
+    speed,
+)
 from experiments.workloads.clip_imbalance import clip_imbalance
 from experiments.workloads.video_attention import PLAIN
 from experiments.workloads.video_window import Window
@@ -45,6 +50,7 @@ class Config:
       heads: heads of a layer.
       dim: head size of a layer.
       devices: how many devices share the work.
+      plain_heads: whether heads as first drawn are scored too, beside the fitted ones.
       exact_tokens: tokens of the exactness check, in float64 beside it.
       exact_dtypes: what it is checked in, float32 and bfloat16 or one of them.
       timing: what is timed.
@@ -57,6 +63,7 @@ class Config:
     heads: int = 40
     dim: int = 64
     devices: int = 8
+    plain_heads: bool = True
     exact_tokens: int = 1100
     exact_dtypes: tuple[str, ...] = ("float32", "bfloat16")
     timing: Timing = dataclasses.field(default_factory=Timing)
@@ -91,7 +98,8 @@ PRESETS = {
         layers=1,
         heads=16,
         dim=32,
-        exact_tokens=500,
+        plain_heads=False,
+        exact_tokens=320,
         exact_dtypes=("float32",),
         timing=Timing(
             tokens=1024, blocks=((64, 64),), densities=(0.2, 0.5, 1.0), matmul_size=1024, rounds=3
@@ -125,17 +133,18 @@ def run(config: Config, steps: Steps = Steps()) -> Result:
         devices=config.devices,
         seed=config.seed,
     )
-    windows, plain, gone = [], [], "no clip was asked for"
+    windows, plain, gone = [], [], "no clip, or only fitted heads, were asked for"
     for name in steps.track(config.clips, "clips"):
         try:
             windows += steps.do(f"masks of {name}", score, config.window, name)
-            plain += steps.do(
-                f"masks of {name}, heads as first chosen",
-                score,
-                dataclasses.replace(config.window, steps=1),
-                name,
-                sharpness=PLAIN,
-            )
+            if config.plain_heads:
+                plain += steps.do(
+                    f"masks of {name}, heads as first chosen",
+                    score,
+                    dataclasses.replace(config.window, steps=1),
+                    name,
+                    sharpness=PLAIN,
+                )
         except AssetUnavailable as error:
             gone = str(error)
     speeds = [
@@ -147,13 +156,14 @@ def run(config: Config, steps: Steps = Steps()) -> Result:
     rates = [row for one in speeds for row in one["rows"]]
     values = {
         **of_clip,
-        "time-affine": Value(min(one["forward_line"]["r_squared"] for one in speeds), "timed"),
+        "time-affine": _least_straight(speeds, "forward_line"),
+        "time-affine-backward": _least_straight(speeds, "backward_line"),
         "forward-rate": _worst(rates, "forward", "forward_spread"),
         "forward-rate-aim": _worst(rates, "forward", "forward_spread"),
         "backward-rate": _worst(rates, "backward", "backward_spread"),
         "faster-than-dense": _worst(speeds, "dense_speedup", "dense_spread"),
     }
-    values |= _gpu_values(config, steps, values["time-affine"])
+    values |= _gpu_values(config, steps)
     for part in ("before", "after"):
         for kind, rows in (("", windows), ("-plain", plain)):
             values[f"imbalance-{part}{kind}"] = (
@@ -198,21 +208,32 @@ def _values_of_a_clip(config: Config, steps: Steps) -> dict[str, Value | Missing
     return values
 
 
-def _gpu_values(config: Config, steps: Steps, affine: Value) -> dict[str, Value | Missing]:
+def _gpu_values(config: Config, steps: Steps) -> dict[str, Value | Missing]:
+    shapes = config.timing.blocks
     if jax.default_backend() != "gpu":
-        gone = Missing(f"needs a CUDA GPU, this is {jax.default_backend()}")
-        return {"gpu-rate": gone, "gpu-affine": gone}
-    shares = [
+        reason = f"needs a CUDA GPU, this is {jax.default_backend()}"
+    else:
+        reason = next(filter(None, (missing_for_kernel(config.timing, s) for s in shapes)), None)
+    if reason is not None:
+        return dict.fromkeys(("gpu-rate", "gpu-affine"), Missing(reason))
+    timed = [
         steps.do(
             f"kernel of {rows}x{columns} blocks beside cuDNN",
-            gpu_rate,
+            kernel_beside_cudnn,
             config.timing,
             (rows, columns),
             config.seed,
         )
-        for rows, columns in config.timing.blocks
+        for rows, columns in shapes
     ]
-    return {"gpu-rate": Value(min(shares), "timed"), "gpu-affine": affine}
+    return {
+        "gpu-rate": Value(min(one["rate"] for one in timed), "timed"),
+        "gpu-affine": _least_straight(timed, "line"),
+    }
+
+
+def _least_straight(timed: list[dict], line: str) -> Value:
+    return Value(min(one[line]["r_squared"] for one in timed), "timed")
 
 
 def _worst(rows: list[dict], field: str, spread: str) -> Value:

@@ -1,4 +1,4 @@
-"""Checking that the committed smoke results and the README still tell the truth."""
+"""Checking that the committed results and the README still tell the truth."""
 
 import dataclasses
 import traceback
@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 
 from rich.console import Console
 
-from experiments.harness.claim import Preset
+from experiments.harness.claim import PRESETS, Preset
 from experiments.harness.experiment import Checkout, Experiment, load
+from experiments.harness.plain import Plain, plain, show
 from experiments.harness.readme import readme_is_stale
 from experiments.harness.record import Record, RecordError, read
 from experiments.harness.result import Missing, Value, differs
@@ -39,9 +40,7 @@ def compare(experiment: Experiment, new: Record, old: Record | None) -> Findings
     again = f"python -m experiments run {experiment.name} --preset smoke --save"
     if old is None:
         return Findings((f"there is no committed smoke result: {again}",))
-    differences, warnings = [], []
-    if old.config != new.config:
-        differences.append(f"the smoke config has changed since the committed run: {again}")
+    differences, warnings = changed(experiment, old, new.config), []
     before = {
         entry.claim.id: entry.verdict.outcome for entry in entries(experiment, {"smoke": old})
     }
@@ -49,11 +48,6 @@ def compare(experiment: Experiment, new: Record, old: Record | None) -> Findings
         claim_id = entry.claim.id
         now, then = new.result.values.get(claim_id), old.result.values.get(claim_id)
         text = entry.claim.criterion.text if entry.claim.criterion else None
-        if old.criteria.get(claim_id) != text:
-            differences.append(
-                f"{claim_id}: the criterion is {text!r} now, was {old.criteria.get(claim_id)!r} "
-                f"at the committed run: {again}"
-            )
         if (now is None) != (then is None):
             differences.append(f"{claim_id}: a value stands on one side only: {again}")
         elif isinstance(now, Missing) and isinstance(then, Value):
@@ -70,9 +64,66 @@ def compare(experiment: Experiment, new: Record, old: Record | None) -> Findings
                     differences.append(f"{claim_id}: {outcome} now, was {before[claim_id]}")
             elif entry.verdict.outcome == "not reproduced":
                 warnings.append(f"{claim_id}: {entry.measured} is not {text} in this run")
-    gone = sorted(set(old.result.values) - {claim.id for claim in experiment.claims})
-    differences += [f"{claim_id}: committed, but no longer a claim: {again}" for claim_id in gone]
     return Findings(tuple(differences), tuple(warnings))
+
+
+def changed(experiment: Experiment, record: Record, config: Mapping[str, Plain]) -> list[str]:
+    """Say where a committed record belongs to other declarations than today's.
+
+    Its values would be shown beside criteria, and under a config, that they were not measured with.
+
+    Args:
+      experiment: as declared now.
+      record: the committed one.
+      config: of today at the record's preset, as plain values.
+
+    Returns:
+      One sentence a config field, criterion or claim that differs, each with the remedy.
+    """
+    preset = record.preset
+    again = f"python -m experiments run {experiment.name} --preset {preset} --save"
+    now, then = _fields(config), _fields(record.config)
+    found = [
+        f"the {preset} config has changed since the committed run: {name} is "
+        f"{show(now[name]) if name in now else 'gone'} now, "
+        f"was {show(then[name]) if name in then else 'absent'}: {again}"
+        for name in sorted({*now, *then})
+        if name not in now or name not in then or now[name] != then[name]
+    ]
+    for claim in experiment.claims:
+        decided = PRESETS.index(claim.preset) <= PRESETS.index(preset) and claim.reason is None
+        text = claim.criterion.text if claim.criterion else None
+        declared = record.criteria.get(claim.id)
+        if (decided or claim.id in record.result.values) and declared != text:
+            found.append(
+                f"{claim.id}: the criterion is {text!r} now, was {declared!r} at the committed "
+                f"{preset} run: {again}"
+            )
+    gone = sorted(set(record.result.values) - {claim.id for claim in experiment.claims})
+    return found + [f"{claim_id}: committed, but no longer a claim: {again}" for claim_id in gone]
+
+
+def outdated(experiment: Experiment, stored: Mapping[Preset, Record]) -> list[str]:
+    """Say where committed records beyond smoke belong to other declarations than today's."""
+    found = []
+    for preset, record in stored.items():
+        if preset == "smoke":
+            continue  # compared with the run of now
+        if preset not in experiment.presets:
+            found.append(f"a {preset} result is committed, but PRESETS has no {preset!r}")
+            continue
+        config = plain(dataclasses.asdict(experiment.config(preset)), "config")
+        found += changed(experiment, record, config)
+    return found
+
+
+def _fields(config: Mapping[str, Plain], above: str = "") -> dict[str, Plain]:
+    """Fields by dotted name, those of nested configs too."""
+    found: dict[str, Plain] = {}
+    for name, value in config.items():
+        inner = isinstance(value, dict) and value
+        found |= _fields(value, f"{above}{name}.") if inner else {f"{above}{name}": value}
+    return found
 
 
 def unexplained(experiment: Experiment, stored: Mapping[Preset, Record]) -> list[str]:
@@ -100,9 +151,10 @@ def check(
       local: take the last local smoke runs instead of running again.
 
     Returns:
-      An exit status: 1 when an exact or deterministic value differs, an experiment or a
-      committed file is broken, a failed claim has no reason, or the README's scorecard is
-      stale; else 0.
+      An exit status: 1 when an exact or deterministic value differs, a committed result of any
+      preset was measured with another config or criterion than is declared now, an experiment or
+      a committed file is broken, a failed claim has no reason, or the README's scorecard is stale;
+      else 0.
 
     Raises:
       ValueError: for an unknown name.
@@ -120,8 +172,9 @@ def check(
             if new is None:
                 raise RecordError(f"no local run: python -m experiments run {name}")
             found = compare(experiment, new, old)
-            silent = unexplained(experiment, records(checkout.results, name))
-            found = dataclasses.replace(found, differences=(*found.differences, *silent))
+            stored = records(checkout.results, name)
+            more = (*outdated(experiment, stored), *unexplained(experiment, stored))
+            found = dataclasses.replace(found, differences=(*found.differences, *more))
         except RecordError as error:
             found = Findings((str(error),))
         except Exception:

@@ -76,8 +76,7 @@ def speed(timing: Timing, shape: tuple[int, int], seed: int) -> dict[str, object
       line over active blocks; ``dense_speedup`` at density 0.2 and its quartiles.
     """
     rng = np.random.default_rng(seed)
-    size = (1, timing.tokens, timing.heads, timing.dim)
-    q, k, v, d_out = (jnp.asarray(rng.normal(size=size), timing.dtype) for _ in range(4))
+    q, k, v, d_out = _inputs(timing, rng, 4)
     edge = timing.matmul_size
     factor = jnp.asarray(rng.normal(size=(edge, edge)), timing.dtype)
     product, dense = jax.jit(jnp.matmul), jax.jit(jax.nn.dot_product_attention)
@@ -154,13 +153,48 @@ def line(x: Sequence[float], y: Sequence[float]) -> dict[str, float]:
     }
 
 
-def gpu_rate(timing: Timing, shape: tuple[int, int], seed: int) -> float:
-    """Time of cuDNN's attention over the time of the Pallas kernel on a full mask of blocks."""
+def missing_for_kernel(timing: Timing, shape: tuple[int, int]) -> str | None:
+    """Why the Pallas kernel cannot run here, or None where it can; nothing is compiled."""
+    inputs = [_inputs(timing, np.random.default_rng(0), 1)[0]] * 3
+    mask = random_mask(np.random.default_rng(0), timing, shape, 1.0)
+    try:
+        jax.eval_shape(
+            functools.partial(block_sparse_attention, implementation="pallas"), *inputs, mask
+        )
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+def kernel_beside_cudnn(timing: Timing, shape: tuple[int, int], seed: int) -> dict[str, object]:
+    """Times the Pallas kernel at every density and cuDNN's attention in turns.
+
+    Args:
+      timing: what is timed.
+      shape: queries and keys of a block.
+      seed: of inputs and masks.
+
+    Returns:
+      ``rate``, time of cuDNN's attention over the kernel's on a full mask; ``line``, how well the
+      kernel's times over cuDNN's of the same round lie on a line over active blocks.
+    """
     rng = np.random.default_rng(seed)
-    size = (1, timing.tokens, timing.heads, timing.dim)
-    q, k, v = (jnp.asarray(rng.normal(size=size), timing.dtype) for _ in range(3))
-    mask = random_mask(rng, timing, shape, 1.0)
+    q, k, v = _inputs(timing, rng, 3)
+    densities = dict.fromkeys((*timing.densities, 1.0))
+    masks = [random_mask(rng, timing, shape, density) for density in sorted(densities)]
     ours = jax.jit(functools.partial(block_sparse_attention, implementation="pallas"))
     dense = jax.jit(functools.partial(jax.nn.dot_product_attention, implementation="cudnn"))
-    timed = time_ratio(lambda: ours(q, k, v, mask), lambda: dense(q, k, v), rounds=timing.rounds)
-    return float(timed.ratio[1])
+    timed = time_ratio(
+        lambda: dense(q, k, v),
+        *(functools.partial(ours, q, k, v, mask) for mask in masks),
+        rounds=timing.rounds,
+    )
+    return {
+        "rate": float(1 / timed.ratio[-1]),
+        "line": line([int(mask.head_counts().sum()) for mask in masks], timed.ratio[1:]),
+    }
+
+
+def _inputs(timing: Timing, rng: np.random.Generator, count: int) -> list[jax.Array]:
+    size = (1, timing.tokens, timing.heads, timing.dim)
+    return [jnp.asarray(rng.normal(size=size), timing.dtype) for _ in range(count)]

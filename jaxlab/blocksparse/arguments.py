@@ -10,6 +10,8 @@ import jax.core
 import jax.numpy as jnp
 import numpy as np
 
+_LARGEST_FLOAT32 = float(np.finfo(np.float32).max)
+
 
 def whole_number(rule: str, name: str, value: Any, *, least: int = 1) -> int:
     """The argument as an int.
@@ -55,6 +57,29 @@ def real_number(rule: str, name: str, value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(f"{rule}: {name} must be a number, got {value!r}; pass a Python float.")
     return float(value)
+
+
+def score_scale(rule: str, scale: Any, dim: int) -> float:
+    """The factor on the scores, ``dim ** -0.5`` where none is given.
+
+    Args:
+      rule: as above.
+      scale: what was given, or None.
+      dim: head size.
+
+    Returns:
+      The factor.
+
+    Raises:
+      TypeError: it is not a real number known before compilation.
+      ValueError: it is NaN, infinite, or beyond float32.
+    """
+    if scale is None:
+        return dim**-0.5
+    number = real_number(rule, "scale", scale)
+    if not abs(number) <= _LARGEST_FLOAT32:
+        raise ValueError(f"{rule}: scale must be finite in float32, got {scale!r}.")
+    return number
 
 
 def per_head(rule: str, name: str, value: Any, heads: int) -> np.ndarray:

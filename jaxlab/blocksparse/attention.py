@@ -72,7 +72,9 @@ def block_sparse_attention(
       return_trips: also return how many key blocks were computed for each row of blocks.
       implementation: ``"reference"`` (dense, then masked), ``"xla"`` (loops whose trip counts
         follow the mask), ``"pallas"`` (kernels for GPU and TPU, interpreted elsewhere), or None for
-        the best that runs here.
+        the best that runs here. Products of float32 are as precise as jax makes them: on GPU and
+        TPU that is TF32 or bfloat16 unless you call inside
+        ``jax.default_matmul_precision("highest")``.
 
     Returns:
       ``out`` of q's dtype, ``[batch, q_len, heads, value_dim]``; queries that attend to nothing

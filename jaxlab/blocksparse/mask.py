@@ -83,20 +83,19 @@ class BlockMask:
 
         Raises:
           TypeError: ``blocks`` is not a boolean array or positions are not integers.
-          ValueError: a shape disagrees with the block sizes and lengths.
+          ValueError: a shape disagrees with the block sizes and lengths, or there are no heads.
         """
-        if getattr(self.blocks, "dtype", None) != np.bool_:
-            kind = getattr(self.blocks, "dtype", type(self.blocks).__name__)
-            raise TypeError(
-                f"BlockMask: blocks must be a boolean array, got {kind}; "
-                "threshold it first, for example `blocks > 0`."
-            )
+        _check_boolean("BlockMask", self.blocks)
         expected = (-(-self.q_len // self.q_block), -(-self.kv_len // self.kv_block))
         if self.blocks.ndim < 3 or self.blocks.shape[-2:] != expected:
             raise ValueError(
                 f"BlockMask: blocks has shape {self.blocks.shape}, but {self.q_len} queries in "
                 f"blocks of {self.q_block} and {self.kv_len} keys in blocks of {self.kv_block} "
                 f"need [*batch, heads, {expected[0]}, {expected[1]}]."
+            )
+        if 0 in self.blocks.shape:
+            raise ValueError(
+                f"BlockMask: blocks has shape {self.blocks.shape}; it must hold a head or more."
             )
         for name, length in (("q_positions", self.q_len), ("kv_positions", self.kv_len)):
             positions = getattr(self, name)
@@ -266,6 +265,7 @@ class BlockMask:
           that fill up a last partial block have position -1 wherever that block now stands.
 
         Raises:
+          TypeError: an order is no array.
           ValueError: an order is not a permutation (checked where it is concrete).
         """
         self.validate()
@@ -325,7 +325,11 @@ def compress(blocks: Bool[Array, "*batch heads rows columns"]) -> BlockLists:
 
     Returns:
       The lists, as wide as a full row, so that their shape does not depend on the mask.
+
+    Raises:
+      TypeError: ``blocks`` is not a boolean array.
     """
+    _check_boolean("compress", blocks)
     columns = blocks.shape[-1]
     column = jnp.arange(columns, dtype=jnp.int32)
     order = jnp.sort(jnp.where(blocks, column, column + columns), axis=-1)
@@ -333,6 +337,15 @@ def compress(blocks: Bool[Array, "*batch heads rows columns"]) -> BlockLists:
         jnp.where(order >= columns, order - columns, order),
         blocks.sum(-1, dtype=jnp.int32),
     )
+
+
+def _check_boolean(rule: str, blocks: typing.Any) -> None:
+    if getattr(blocks, "dtype", None) != np.bool_:
+        kind = getattr(blocks, "dtype", type(blocks).__name__)
+        raise TypeError(
+            f"{rule}: blocks must be a boolean array, got {kind}; "
+            "threshold it first, for example `blocks > 0`."
+        )
 
 
 def _in_blocks(values: Array, block: int, fill: int) -> Array:

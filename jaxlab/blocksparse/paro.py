@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxlab.blocksparse.arguments import finite, floating, real_number
+from jaxlab.blocksparse.arguments import finite, floating, real_number, score_scale
 from jaxlab.blocksparse.mask import BlockMask
 from jaxlab.blocksparse.reordered import ReorderedMask
 from jaxlab.blocksparse.token_grid import axis_order, video_tokens
@@ -56,9 +56,9 @@ def paro_mask(
       bool ``[heads, n, n]``, without a batch axis. Both are traced leaves under ``jit``.
 
     Raises:
-      TypeError: a size or count is not an integer.
-      ValueError: shapes that do not fit together, a density out of range, or concrete ``q`` or
-        ``k`` that hold NaN or infinity.
+      TypeError: a size or count is not an integer, or ``density`` or ``scale`` no number.
+      ValueError: shapes that do not fit together, a density out of range, a scale that is not
+        finite, or concrete ``q`` or ``k`` that hold NaN or infinity.
 
     Source: PAROAttention (arXiv 2506.16054): reordering by axis permutation and a threshold on
     block sums. What decides between orders, and the threshold (here the m-th largest mass of the
@@ -84,7 +84,7 @@ def paro_mask(
         raise ValueError(f"paro_mask: density must lie in (0, 1], got {density}.")
     finite("paro_mask", q=q, k=k)
     count = -(-tokens // block)
-    scale = q.shape[3] ** -0.5 if scale is None else scale
+    scale = score_scale("paro_mask", scale, q.shape[3])
     kept = max(count, int(density * count * count + 1e-9))
     shape = (int(grid[0]), int(grid[1]), int(grid[2]))
     choice, blocks = _choose(

@@ -41,6 +41,35 @@ class ReorderedMask:
     mask: BlockMask
     orders: Int[Array, "heads tokens"] | Int[np.ndarray, "heads tokens"]
 
+    def validate(self) -> "ReorderedMask":
+        """Checks mask and orders against each other and returns the reordered mask itself.
+
+        Raises:
+          TypeError: ``orders`` is no integer array, or ``mask`` fails its own check.
+          ValueError: ``orders`` is not ``[heads, tokens]`` of the mask, or a head's order is not a
+            permutation of its tokens (checked where it is concrete); or ``mask`` fails its own
+            check.
+        """
+        mask = self.mask.validate()
+        if not np.issubdtype(getattr(self.orders, "dtype", object), np.integer):
+            kind = getattr(self.orders, "dtype", type(self.orders).__name__)
+            raise TypeError(f"ReorderedMask: orders must be an integer array, got {kind}.")
+        tokens = mask.q_len
+        if mask.kv_len != tokens or self.orders.shape != (mask.heads, tokens):
+            raise ValueError(
+                f"ReorderedMask: orders has shape {self.orders.shape}, but a mask of {mask.heads} "
+                f"heads, {tokens} queries and {mask.kv_len} keys needs as many queries as keys and "
+                f"orders [{mask.heads}, {tokens}]."
+            )
+        if not isinstance(self.orders, jax.core.Tracer):
+            wrong = (np.sort(np.asarray(self.orders), axis=1) != np.arange(tokens)).any(1)
+            if wrong.any():
+                raise ValueError(
+                    f"ReorderedMask: orders[{int(wrong.argmax())}] is not a permutation of "
+                    f"0..{tokens - 1}, so it cannot be undone."
+                )
+        return self
+
     def reorder(
         self, x: Shaped[Array, "batch tokens heads dim"]
     ) -> Shaped[Array, "batch tokens heads dim"]:
@@ -54,8 +83,9 @@ class ReorderedMask:
           The reordered array.
 
         Raises:
-          ValueError: tokens or heads do not fit the mask, or query heads that share a key head
-            have different orders.
+          TypeError: as ``validate``.
+          ValueError: as ``validate``; tokens or heads do not fit the mask, or query heads that
+            share a key head have different orders.
         """
         return _gather(x, self._orders_for(x))
 
@@ -71,12 +101,13 @@ class ReorderedMask:
           The array in original order.
 
         Raises:
+          TypeError: as ``reorder``.
           ValueError: as ``reorder``.
         """
         return _gather(x, jnp.argsort(self._orders_for(x), axis=1))
 
     def _orders_for(self, x: Array) -> Array:
-        heads, tokens = self.orders.shape
+        heads, tokens = self.validate().orders.shape
         if x.ndim != 4 or x.shape[1] != tokens or heads % x.shape[2]:
             raise ValueError(
                 f"ReorderedMask: x has shape {x.shape}, expected [batch, {tokens}, heads, dim] "

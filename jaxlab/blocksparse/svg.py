@@ -9,7 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from jaxlab.blocksparse.arguments import finite, floating, random_key, real_number, whole_number
+from jaxlab.blocksparse.arguments import (
+    finite,
+    floating,
+    random_key,
+    real_number,
+    score_scale,
+    whole_number,
+)
 from jaxlab.blocksparse.coarsen import add_dense_text, round_up
 from jaxlab.blocksparse.mask import BlockMask
 from jaxlab.blocksparse.reordered import ReorderedMask
@@ -141,8 +148,8 @@ def svg_head_kinds(
 
     Raises:
       TypeError: a size or count is not an integer.
-      ValueError: shapes that do not fit together, ``rows`` is not positive, or an array holds NaN
-        or infinity.
+      ValueError: shapes that do not fit together, ``rows`` is not positive, ``scale`` is not
+        finite, an array holds NaN or infinity, or attention overflows float32.
 
     Source: Sparse VideoGen (arXiv 2502.01776), online profiling; the sampling details are ours.
     """
@@ -170,8 +177,14 @@ def svg_head_kinds(
             first = video // block
             seen |= (places >= first) | (places[sampled, None] >= first)
         allowed.append(seen)
-    scale = q.shape[3] ** -0.5 if scale is None else real_number("svg_head_kinds", "scale", scale)
+    scale = score_scale("svg_head_kinds", scale, q.shape[3])
     errors = np.asarray(_errors(q[:, sampled], k, v, jnp.asarray(np.stack(allowed)), scale))
+    if not np.isfinite(errors).all():
+        head = int(np.isfinite(errors).all(1).argmin())
+        raise ValueError(
+            f"svg_head_kinds: attention overflows float32 in head {head}, so its kinds cannot be "
+            f"compared; make q, k, v or scale={scale!r} smaller."
+        )
     return tuple("spatial" if spatial <= temporal else "temporal" for spatial, temporal in errors)
 
 

@@ -50,6 +50,7 @@ def axis_order(
       that ``x[:, order]`` reorders and ``np.argsort(order)`` undoes.
 
     Raises:
+      TypeError: a size or count is not an integer.
       ValueError: the grid or the axes are malformed.
 
     Example:
@@ -80,6 +81,7 @@ def tile_order(
       int64 ``[tokens]``; ``order[p]`` is the raster-order token that stands at place ``p``.
 
     Raises:
+      TypeError: a size or count is not an integer.
       ValueError: the grid or the tile are malformed.
 
     Example:

@@ -2,6 +2,9 @@
 
 import dataclasses
 
+import jax
+import jax.core
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Float64, Int, Int64
 
@@ -43,6 +46,7 @@ def critical_path(
       The path and its bounds, computed in float64 on the host.
 
     Raises:
+      TypeError: ``step_times`` is traced or not made of real numbers.
       ValueError: no ranks, or a time that is negative or not finite.
 
     Example:
@@ -50,7 +54,19 @@ def critical_path(
       >>> float(path.seconds), float(path.balanced), path.rank.tolist()
       (5.0, 4.0, [1, 0])
     """
-    times = np.asarray(step_times, np.float64)
+    if isinstance(step_times, jax.core.Tracer):
+        raise TypeError(
+            "critical_path: step_times must be concrete, got a traced array; call it outside "
+            "of jit."
+        )
+    given = np.asarray(step_times)
+    real = jnp.issubdtype(given.dtype, jnp.floating) or jnp.issubdtype(given.dtype, jnp.integer)
+    if not real:
+        raise TypeError(
+            f"critical_path: step_times must be real numbers, got {given.dtype}; pass an array of "
+            "floats or integers."
+        )
+    times = given.astype(np.float64)
     if times.ndim < 2 or times.shape[-1] == 0:
         raise ValueError(
             f"critical_path: step_times has shape {times.shape}; it must end in (steps, ranks) "

@@ -4,6 +4,7 @@ import dataclasses
 import gc
 import inspect
 import math
+import numbers
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -102,7 +103,8 @@ def time_ratio(
       The times and their ratios to the first function.
 
     Raises:
-      TypeError: a function is not callable or needs arguments.
+      TypeError: a function is not callable or needs arguments, ``rounds`` or ``warmup`` is not an
+        integer, or ``min_seconds`` not a number.
       ValueError: fewer than two functions, names that do not fit, numbers out of range.
 
     Example:
@@ -161,9 +163,9 @@ def _sample(function: Callable[[], Any], calls: int, clock: Callable[[], float])
 def _check(
     functions: Sequence[Callable[[], Any]],
     names: Sequence[str] | None,
-    rounds: int,
-    min_seconds: float | int,
-    warmup: int,
+    rounds: Any,
+    min_seconds: Any,
+    warmup: Any,
 ) -> tuple[str, ...]:
     """Refuses what cannot be timed; returns the names."""
     if len(functions) < 2:
@@ -188,9 +190,13 @@ def _check(
         raise ValueError(
             f"time_ratio: names={chosen!r} must be {len(functions)} different ones, one a function."
         )
-    for name, value, least in (("rounds", rounds, 1), ("warmup", warmup, 1)):
-        if value < least:
-            raise ValueError(f"time_ratio: {name}={value} must be at least {least}.")
-    if not (math.isfinite(min_seconds) and min_seconds >= 0):
+    for name, value in (("rounds", rounds), ("warmup", warmup)):
+        if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+            raise TypeError(f"time_ratio: {name}={value!r} must be an integer.")
+        if value < 1:
+            raise ValueError(f"time_ratio: {name}={value} must be at least 1.")
+    if isinstance(min_seconds, bool) or not isinstance(min_seconds, numbers.Real):
+        raise TypeError(f"time_ratio: min_seconds={min_seconds!r} must be a number, in seconds.")
+    if not 0 <= float(min_seconds) < math.inf:
         raise ValueError(f"time_ratio: min_seconds={min_seconds} must be finite and not negative.")
     return chosen

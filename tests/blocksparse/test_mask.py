@@ -133,6 +133,14 @@ def test_compress_lists_any_boolean_rows() -> None:
     np.testing.assert_array_equal(lists.indices[0, 0, :2], [0, 2])
 
 
+@pytest.mark.parametrize("blocks", [np.array([[[2, 0, 0]]]), [[[True]]]])
+def test_compress_refuses_what_is_not_boolean(blocks) -> None:
+    with pytest.raises(
+        TypeError, match=r"compress: blocks must be a boolean array, got .*blocks > 0"
+    ):
+        inspect.unwrap(compress)(blocks)
+
+
 @given(masks(ANY))
 def test_from_tokens_inverts_to_tokens(mask: BlockMask) -> None:
     mask = dataclasses.replace(mask, causal=False, q_positions=None, kv_positions=None)
@@ -200,6 +208,8 @@ BLOCKS = np.ones((1, 2, 2), bool)
         ({"blocks": BLOCKS.astype(int)}, TypeError, "boolean array, got int64"),
         ({"blocks": [[[True]]]}, TypeError, "boolean array, got list"),
         ({"blocks": BLOCKS[0]}, ValueError, r"blocks has shape \(2, 2\)"),
+        ({"blocks": BLOCKS[None][:0]}, ValueError, r"shape \(0, 1, 2, 2\); it must hold a head"),
+        ({"blocks": BLOCKS[:0]}, ValueError, r"shape \(0, 2, 2\); it must hold a head"),
         ({"q_len": 9}, ValueError, r"need \[\*batch, heads, 3, 2\]"),
         ({"q_positions": np.zeros(8)}, TypeError, "q_positions must be an integer array"),
         ({"q_positions": np.full(8, -(2**63))}, ValueError, r"q_positions must lie .* got -922"),

@@ -105,6 +105,9 @@ def test_no_array_of_all_token_pairs_is_formed():
         ({"k": np.full((1, 24, 2, 4), np.inf, "f4")}, "k holds NaN or infinity"),
         ({"density": 0.0}, r"density must lie in \(0, 1\]"),
         ({"density": 1.01}, r"density must lie in \(0, 1\]"),
+        ({"scale": float("nan")}, "scale must be finite in float32, got nan"),
+        ({"scale": -float("inf")}, "scale must be finite in float32, got -inf"),
+        ({"scale": 1e300}, "scale must be finite in float32"),
         ({"block": 0}, "block must be"),
         ({"text_tokens": -1}, "text_tokens must be"),
     ],
@@ -126,6 +129,7 @@ def test_bad_input_is_named(change, message):
         ({"block": 8.0}, "block must be an integer, got 8.0"),
         ({"text_tokens": 1.5}, "text_tokens must be an integer, got 1.5"),
         ({"density": "half"}, "density must be a number, got 'half'"),
+        ({"scale": "1"}, "scale must be a number, got '1'"),
     ],
 )
 def test_arguments_of_the_wrong_kind_are_named(change, message):

@@ -1,5 +1,6 @@
 """SVG masks and head kinds against loops over tokens; reordering; properties; bad input."""
 
+import dataclasses
 import inspect
 import itertools
 
@@ -96,6 +97,48 @@ def test_reordering_refuses_what_does_not_fit():
     for shape in ((1, 23, 2, 4), (1, 24, 3, 4)):
         with pytest.raises(ValueError, match=r"expected \[batch, 24, heads, dim\]"):
             reordered.restore(jnp.zeros(shape))
+
+
+ORDERS = np.stack([np.arange(24), np.arange(24)[::-1]])
+
+
+@pytest.mark.parametrize(
+    ("orders", "error", "message"),
+    [
+        (ORDERS.astype(float), TypeError, "orders must be an integer array, got float64"),
+        (ORDERS.tolist(), TypeError, "orders must be an integer array, got list"),
+        (ORDERS[:1], ValueError, r"orders has shape \(1, 24\)"),
+        (ORDERS[:, :23], ValueError, r"needs .* orders \[2, 24\]"),
+        (ORDERS // 2, ValueError, r"orders\[0\] is not a permutation of 0\.\.23"),
+        (ORDERS + np.array([[0], [1]]), ValueError, r"orders\[1\] is not a permutation"),
+    ],
+)
+def test_orders_that_cannot_be_undone_are_refused(orders, error, message):
+    mask = svg_reordered_mask((2, 3, 4), ("spatial", "temporal"), block=8).mask
+    reordered = ReorderedMask(mask, orders)
+    for method in (ReorderedMask.reorder, ReorderedMask.restore):
+        with pytest.raises(error, match=message):
+            inspect.unwrap(method)(reordered, jnp.zeros((1, 24, 2, 4)))
+
+
+def test_a_reordered_mask_of_fewer_keys_is_refused():
+    mask = dataclasses.replace(svg_mask((2, 3, 4), ("spatial",) * 2, block=8), kv_len=20)
+    with pytest.raises(ValueError, match="24 queries and 20 keys needs as many queries as keys"):
+        ReorderedMask(mask, ORDERS).validate()
+
+
+@pytest.mark.parametrize(
+    ("largest", "scale", "message"),
+    [
+        (1, float("nan"), "scale must be finite in float32, got nan"),
+        (1, float("inf"), "scale must be finite in float32, got inf"),
+        (1e30, None, "attention overflows float32 in head 0"),
+    ],
+)
+def test_kinds_are_not_chosen_by_errors_that_are_not_finite(largest, scale, message):
+    q = np.linspace(-largest, largest, 192, dtype="f4").reshape(1, 24, 2, 4)
+    with pytest.raises(ValueError, match=message):
+        svg_head_kinds(q, q, q, (2, 3, 4), key=jax.random.key(0), block=8, scale=scale)
 
 
 def test_a_reordered_mask_is_a_pytree():

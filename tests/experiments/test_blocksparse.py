@@ -9,7 +9,7 @@ import pytest
 from experiments import blocksparse
 from experiments.assets import AssetUnavailable
 from experiments.figures.blocksparse import draw
-from experiments.harness import Result
+from experiments.harness import Result, Steps
 from experiments.workloads import attention_timing
 from experiments.workloads.video_window import Window
 from jaxlab.measure import TimeRatio
@@ -131,3 +131,51 @@ def test_a_clip_too_short_for_the_window_is_refused():
     window = dataclasses.replace(SMOKE.window, steps=9)
     with pytest.raises(ValueError, match="the window needs 32 frames"):
         window.video("fixture")
+
+
+KERNEL = dataclasses.replace(
+    SMOKE, timing=dataclasses.replace(SMOKE.timing, tokens=256, dtype="bfloat16")
+)
+
+
+def test_a_gpu_that_is_not_the_kernels_is_no_failure(monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")  # whose capability is unknown
+    monkeypatch.setattr(blocksparse, "kernel_beside_cudnn", None)
+    values = blocksparse._gpu_values(KERNEL, Steps())
+    assert values.keys() == {"gpu-rate", "gpu-affine"}
+    assert all("need a Hopper GPU" in missing.reason for missing in values.values())
+
+
+def test_gpu_rows_tell_the_worst_block_shape(monkeypatch):
+    timed = {64: {"rate": 0.7, "line": {"r_squared": 0.95}}}
+    timed[128] = {"rate": 0.5, "line": {"r_squared": 0.99}}
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(blocksparse, "missing_for_kernel", lambda *_: None)
+    monkeypatch.setattr(blocksparse, "kernel_beside_cudnn", lambda _, shape, seed: timed[shape[0]])
+    both = dataclasses.replace(KERNEL.timing, blocks=((64, 64), (128, 64)))
+    values = blocksparse._gpu_values(dataclasses.replace(KERNEL, timing=both), Steps())
+    assert {name: value.value for name, value in values.items()} == {
+        "gpu-rate": 0.5,
+        "gpu-affine": 0.95,
+    }
+
+
+def test_gpu_rows_time_the_kernel_and_no_fallback(monkeypatch):
+    chosen = []
+
+    def attend(q, k, v, mask, implementation=None):
+        chosen.append(implementation)
+        return q
+
+    def timed(dense, *ours, rounds):
+        for function in ours:
+            function()
+        seconds = [2.0, 1.0, 2.0, 4.0]  # cuDNN, then densities 0.2, 0.5 and 1.0
+        return TimeRatio(tuple("0123"), np.tile(seconds, (rounds, 1)), (1,) * 4)
+
+    monkeypatch.setattr(attention_timing, "block_sparse_attention", attend)
+    monkeypatch.setattr(attention_timing, "time_ratio", timed)
+    found = attention_timing.kernel_beside_cudnn(KERNEL.timing, (64, 64), 0)
+    assert set(chosen) == {"pallas"}
+    assert found["rate"] == pytest.approx(0.5)
+    assert found["line"]["r_squared"] > 0.9

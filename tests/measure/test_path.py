@@ -1,8 +1,11 @@
 """Critical path against loops written out."""
 
+import inspect
+
 import hypothesis
 import hypothesis.extra.numpy as hnp
 import hypothesis.strategies as st
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -58,3 +61,21 @@ def test_bad_input() -> None:
         critical_path(np.array([[[1.0, 1, 1]], [[1, 1, np.nan]]]))
     with pytest.raises(ValueError, match=r"step_times\[0, 1\] is -1.0"):
         critical_path(np.array([[2, -1]]))
+
+
+@pytest.mark.parametrize(
+    ("times", "message"),
+    [
+        ("13", "step_times must be real numbers, got <U2"),
+        (np.ones((2, 2), complex), "step_times must be real numbers, got complex128"),
+        ([["1", "2"]], "step_times must be real numbers, got <U1"),
+    ],
+)
+def test_input_of_the_wrong_kind(times, message) -> None:
+    with pytest.raises(TypeError, match=message):
+        inspect.unwrap(critical_path)(times)
+
+
+def test_traced_input() -> None:
+    with pytest.raises(TypeError, match="step_times must be concrete, got a traced array"):
+        jax.jit(lambda times: inspect.unwrap(critical_path)(times).seconds)(jnp.ones((2, 2)))

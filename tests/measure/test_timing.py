@@ -2,6 +2,7 @@
 
 import collections
 import gc
+import inspect
 import itertools
 import time
 
@@ -141,6 +142,22 @@ def test_real_clock_sees_more_work_and_excludes_compilation() -> None:
 def test_bad_values(arguments: int, options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         time_ratio(*[lambda: None] * arguments, **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"rounds": 2.5}, "rounds=2.5 must be an integer"),
+        ({"rounds": "3"}, "rounds='3' must be an integer"),
+        ({"warmup": True}, "warmup=True must be an integer"),
+        ({"min_seconds": "x"}, "min_seconds='x' must be a number"),
+    ],
+)
+def test_options_of_the_wrong_kind_are_refused_before_anything_runs(options, message) -> None:
+    calls: list[int] = []
+    with pytest.raises(TypeError, match=message):
+        inspect.unwrap(time_ratio)(*[lambda: calls.append(1)] * 2, **options)
+    assert not calls
 
 
 def test_function_that_needs_arguments() -> None:

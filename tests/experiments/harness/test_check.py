@@ -16,14 +16,20 @@ def saved(checkout):
     return checkout
 
 
+@pytest.fixture
+def saved_both(saved):
+    update_readme(saved)
+    return saved
+
+
 def told(checkout, *names, local=False):
     console = Console(file=io.StringIO(), width=200)
     status = check(names, checkout, console, local=local)
     return status, console.file.getvalue()
 
 
-def edit(checkout, old, new):
-    path = record_path(checkout.results, "toy", "smoke")
+def edit(checkout, old, new, preset="smoke"):
+    path = record_path(checkout.results, "toy", preset)
     text = path.read_text()
     assert old in text
     path.write_text(text.replace(old, new, 1))
@@ -54,6 +60,55 @@ def test_a_changed_value_is_found(checkout, old, new, word):
     status, text = told(checkout)
     assert status == 1
     assert f"toy: differs: {word}" in text or ("differs" in text and word in text)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ('"size": 30', '"size": 20', "the paper config has changed since the committed run: size"),
+        ('"seed": 0,', "", "seed is 0 now, was absent"),
+        ('"seed": 0', '"seed": 0, "depth": 4', "depth is gone now, was 4"),
+        (
+            '"speed": "at least 2"',
+            '"speed": "at least 1"',
+            "speed: the criterion is 'at least 2' now, was 'at least 1' at the committed paper run",
+        ),
+        ('"speed": "at least 2",', "", "speed: the criterion is 'at least 2' now, was None"),
+        ('"peer": {', '"gone": {', "gone: committed, but no longer a claim"),
+    ],
+)
+def test_a_paper_result_of_other_declarations_is_found(saved_both, old, new, words):
+    assert told(saved_both)[0] == 0
+    edit(saved_both, old, new, preset="paper")
+    status, text = told(saved_both)
+    assert status == 1
+    (line,) = (line for line in text.splitlines() if line.startswith("toy: differs: "))
+    assert words in line
+    assert line.endswith(": python -m experiments run toy --preset paper --save")
+
+
+def test_a_gpu_result_without_its_preset_is_found(checkout):
+    saved(checkout)
+    text = record_path(checkout.results, "toy", "smoke").read_text()
+    other = text.replace('"preset": "smoke"', '"preset": "gpu"').replace(
+        '["again", "growth"]', "[]"
+    )
+    record_path(checkout.results, "toy", "gpu").write_text(other)
+    update_readme(checkout)
+    status, text = told(checkout)
+    assert status == 1
+    assert "a gpu result is committed, but PRESETS has no 'gpu'" in text
+
+
+def test_nested_config_fields_are_named(make_checkout):
+    nested = TOY.replace("    scales: tuple", "    inner: Inner = Inner()\n\n    scales: tuple")
+    inner = '@dataclass(frozen=True)\nclass Inner:\n    """Inner."""\n\n    depth: int = 2\n\n\n'
+    checkout = saved(make_checkout(toy=nested.replace("@dataclass", inner + "@dataclass", 1)))
+    assert told(checkout)[0] == 0
+    edit(checkout, '"depth": 2', '"depth": 3')
+    status, text = told(checkout)
+    assert status == 1
+    assert "inner.depth is 2 now, was 3" in text
 
 
 def test_a_flipped_verdict_is_found_within_the_tolerance(checkout):
