@@ -30,10 +30,10 @@ reproduce: $(VENV)/.ready ## Run every experiment at smoke size and write report
 test test-all: export OPENBLAS_NUM_THREADS = 1
 
 test: $(VENV)/.ready ## Run the default tests, doctests and notebooks.
-	$(RUN) -m pytest $(CHECKED) -n $(WORKERS) --dist worksteal --nbmake --nbmake-timeout=200 tests jaxlab experiments notebooks
+	$(RUN) -m pytest $(CHECKED) -n $(WORKERS) --dist worksteal --doctest-modules --nbmake --nbmake-timeout=200 tests jaxlab experiments notebooks
 
 test-all: $(VENV)/.ready ## Run every test that needs no GPU; the summary goes to docs/test-all.txt.
-	$(RUN) -m pytest $(CHECKED) -n $(WORKERS) --dist worksteal --nbmake --nbmake-timeout=200 -m "not gpu" \
+	$(RUN) -m pytest $(CHECKED) -n $(WORKERS) --dist worksteal --doctest-modules --nbmake --nbmake-timeout=200 -m "not gpu" \
 		tests jaxlab experiments notebooks | tee docs/test-all.log
 	{ git describe --always --dirty; tail -n 1 docs/test-all.log; \
 		sed -nE 's/^SKIPPED \[[0-9]+\] [^ ]+ /skipped: /p' docs/test-all.log | sort -u; } > docs/test-all.txt

@@ -40,8 +40,8 @@ def charge_cumulants(
     Example:
       >>> import jax, numpy as np
       >>> with jax.enable_x64(True):
-      ...     charge_cumulants(np.eye(3) / 2 + 0j, np.array([True, True, False]), 4)
-      Array([ 1.   ,  0.5  ,  0.   , -0.25 ], dtype=float64)
+      ...     charge_cumulants(np.eye(3) / 2 + 0j, np.array([True, True, False]), 4).tolist()
+      [1.0, 0.5, 0.0, -0.25]
     """
     if order < 1:
         raise ValueError(f"charge_cumulants: order={order} must be at least 1.")

@@ -162,7 +162,7 @@ def roots_estimator(
 
     Example:
       >>> import numpy as np
-      >>> round(roots_estimator(np.array([0.25, 0.5, 0.25])) / np.log(2), 6)
+      >>> float(round(roots_estimator(np.array([0.25, 0.5, 0.25])) / np.log(2), 6))
       2.0
     """
     z = roots_occupations(distribution, digits=digits)
