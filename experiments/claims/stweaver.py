@@ -382,7 +382,7 @@ REASONS = {
     "full-fragments": "Llama-2-7B wastes 16 % of a full device; traces with fewer temporaries and "
     "sizes than real ones (docs/sources) keep it from the paper's 43 %.",
     "recompute-fragments-much": "As for the first claim: our traces hardly fragment either way.",
-    "dense-reduction-expandable": "Without recomputation expandable segments waste 0.2 to 0.6 % of "
+    "dense-reduction-expandable": "Without recomputation expandable segments waste 0.1 to 0.6 % of "
     "our traces, which leaves little to remove.",
     "dense-reduction-worst": "Without recomputation expandable segments leave little to remove.",
     "moe-reduction-caching": "Plain caching wastes under 2 % on our expert traces: a static "
@@ -393,8 +393,6 @@ REASONS = {
     "the fallback is fullest; the paper's expert traces are not public.",
     "moe-reuse-none": "Our reading reuses in the forward pass too; the authors' code does not.",
     "static-share": "The plan saves nothing on our expert traces, so its share has no meaning.",
-    "minimalloc-slowest": "The first instance's 17 s are the compiler's; the others take 2.2 s at "
-    "most. Compilation has been left out since, as it was meant to be; not run again yet.",
     "known-optimum": "Solved in 2 s each; where many cuts share a time (256 different times) none "
     "is, and few of over 1,000 requests with pinwheels.",
 }
