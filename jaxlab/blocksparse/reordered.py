@@ -32,8 +32,8 @@ class ReorderedMask:
       >>> from jaxlab.blocksparse import svg_reordered_mask
       >>> reordered = svg_reordered_mask((2, 1, 2), ("spatial", "temporal"), block=2)
       >>> x = jnp.arange(4)[None, :, None, None] * jnp.ones((1, 1, 2, 1), jnp.int32)
-      >>> reordered.reorder(x)[0, :, 1, 0]
-      Array([0, 2, 1, 3], dtype=int32)
+      >>> reordered.reorder(x)[0, :, 1, 0].tolist()
+      [0, 2, 1, 3]
       >>> bool((reordered.restore(reordered.reorder(x)) == x).all())
       True
     """
