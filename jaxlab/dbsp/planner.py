@@ -186,6 +186,7 @@ def greedy_plans(
     kv_head = np.arange(bits.rows.shape[0]) % count // (count // units)
     weights = np.bincount(kv_head, bits.rows.sum(1), units).astype(np.int64)
     marginals = (bits.rows.sum(0), bits.columns)
+    # as ``block_groups``, but sorted once for all degrees
     heaviest_first = [np.argsort(-weight, kind="stable") for weight in marginals]
     plans, placements = [], []
     for ulysses, ring in degrees:
