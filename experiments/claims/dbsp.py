@@ -387,13 +387,14 @@ REASONS = {
     "moved-r8": "Reordered SVG heads at n = 256: probably since the tile that wraps around "
     "can only be filled from the far end of the sequence; more swaps hardly help "
     "(docs/sources).",
-    "planning": "Reading every byte of the mask once takes 2.8 ms here (table); the rest is packing "
-    "and counting it, tables of all plans, and a few hundred small steps in Python (docs/sources).",
+    "planning": "Reading every byte of the mask once takes 2.8 ms here (table); the rest is "
+    "packing and counting it, tables of all plans, and a few hundred small steps in Python "
+    "(docs/sources).",
     "search-share": "Even 5,000 swaps take a quarter of the time that they save until the "
     "next plan; hidden behind the attention of their own layer they cost nothing (next row). "
     "The home's fit is at the bar.",
-    "kernel-affine": "The machine, not the kernel: repeats of one kernel differ by 28 %, what a group of "
-    "rows computes beyond its blocks is 3 to 7 % (docs/sources).",
+    "kernel-affine": "The machine, not the kernel: repeats of one kernel differ by 28 %, what "
+    "a group of rows computes beyond its blocks is 3 to 7 % (docs/sources).",
     "attention-speedup-refined": "At U8R1, which is fastest here, both have equal heads and "
     "are within a percent; at U2R4 and U1R8 refined plans are 6 % faster (table of times), "
     "but those degrees are slower here.",
