@@ -17,6 +17,8 @@ EXAMPLES = {
     for text in re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 }
 
+COMMANDS = sorted(set(re.findall(r"(?:^|`)make ([a-z-]+)", README, re.MULTILINE)))
+
 
 @functools.cache
 def names_after(package: str) -> dict:
@@ -54,9 +56,13 @@ def test_the_example_of_transport_keeps_its_particles():
     assert np.trace(np.asarray(names_after("vne")["corr"])).real == pytest.approx(30)
 
 
-@pytest.mark.parametrize("target", sorted(set(re.findall(r"make ([a-z-]+)", README))))
+@pytest.mark.parametrize("target", COMMANDS)
 def test_every_target_named_exists(target):
     assert re.search(rf"^{target}:", MAKEFILE, re.MULTILINE)
+
+
+def test_the_two_commands_are_among_them():
+    assert {"reproduce", "test"} <= set(COMMANDS)
 
 
 @pytest.mark.parametrize("path", sorted(set(re.findall(r"\]\(([^)#:]+)\)", README))))
