@@ -16,6 +16,7 @@ from jaxlab.dbsp.device_plan import DevicePlan, device_plan
 from jaxlab.dbsp.exchange import exchange
 from jaxlab.dbsp.plan import Plan
 from jaxlab.dbsp.ring import Ring, ring_attention
+from jaxlab.dbsp.shapes import check_arrays, check_sizes
 
 AXES = ("ring", "ulysses")
 
@@ -76,10 +77,10 @@ def sharded_attention(
 
     Source: db-SP, the runtime pipeline of the overview figure; the backward pass is ours.
     """
-    _check_arrays(q, k, v)
+    check_arrays("sharded_attention", q, k, v)
     lowered = _lowered(plan, q, k)
     _check_mesh(mesh, lowered)
-    _check_sizes(q, k, v, mask, lowered)
+    check_sizes("sharded_attention", q, k, v, mask, lowered, placed=not lowered.original)
     out, trips = _attend(q, k, v, mask, lowered, mesh, scale, implementation)
     return (out, trips) if return_trips else out
 
@@ -197,25 +198,6 @@ def _pad_tokens(x: Array, home: Any, block: int) -> Array:
     return jnp.pad(x, ((0, 0), (0, home.size * block - x.shape[1]), (0, 0), (0, 0)))
 
 
-def _check_arrays(q: Any, k: Any, v: Any) -> None:
-    for name, x in (("q", q), ("k", k), ("v", v)):
-        if getattr(x, "ndim", None) != 4:
-            raise ValueError(
-                f"sharded_attention: {name} must be an array [batch, seq, heads, dim], got shape "
-                f"{getattr(x, 'shape', type(x).__name__)}."
-            )
-    if q.shape[0] != k.shape[0] or q.shape[3] != k.shape[3] or k.shape[:3] != v.shape[:3]:
-        raise ValueError(
-            f"sharded_attention: q {q.shape}, k {k.shape} and v {v.shape} do not fit: one batch, "
-            "one dim of q and k, and for v the shape of k but for its dim."
-        )
-    if not k.shape[2] or q.shape[2] % k.shape[2]:
-        raise ValueError(
-            f"sharded_attention: {q.shape[2]} heads of q are no multiple of the {k.shape[2]} heads "
-            "of k and v."
-        )
-
-
 def _lowered(plan: Any, q: Any, k: Any) -> DevicePlan:
     heads, kv_heads = q.shape[2], k.shape[2]
     if isinstance(plan, Plan):
@@ -252,47 +234,3 @@ def _check_mesh(mesh: Any, plan: DevicePlan) -> None:
             f"ulysses={mesh.shape['ulysses']}, the plan ring={plan.ring} and "
             f"ulysses={plan.ulysses}; plan for this mesh."
         )
-
-
-def _check_sizes(q: Any, k: Any, v: Any, mask: Any, plan: DevicePlan) -> None:
-    if not isinstance(mask, BlockMask):
-        raise TypeError(f"sharded_attention: mask must be a BlockMask, got {type(mask).__name__}.")
-    mask.validate()
-    if mask.heads != q.shape[2]:
-        raise ValueError(f"sharded_attention: mask has {mask.heads} heads, q has {q.shape[2]}.")
-    planned = plan.head_inv.shape[0]
-    spare = planned - mask.heads
-    if not 0 <= spare < plan.ulysses * (q.shape[2] // k.shape[2]):
-        raise ValueError(
-            f"sharded_attention: the plan is for another mask: it places {planned} heads, the mask "
-            f"has {mask.heads}; plan for this mask."
-        )
-    devices, larger = plan.ulysses * plan.ring, max(mask.q_block, mask.kv_block)
-    for name, arrays, length, block, home in (
-        ("q", (q,), mask.q_len, mask.q_block, plan.q_home),
-        ("k and v", (k, v), mask.kv_len, mask.kv_block, plan.kv_home),
-    ):
-        padded = home.shape[0] * block
-        blocks = -(-length // block)
-        # Padding stays below one block a device; what differs more was planned for another mask.
-        if not 0 <= padded - blocks * block < devices * larger:
-            raise ValueError(
-                f"sharded_attention: the plan is for another mask: it places {home.shape[0]} "
-                f"blocks of {name}, the mask has {blocks}; plan for this mask."
-            )
-        if padded % devices:
-            raise ValueError(
-                f"sharded_attention: {padded} tokens of {name}, {home.shape[0]} blocks of {block}, "
-                f"do not divide over {devices} devices; pad the plan to a multiple of {devices} "
-                "blocks, as Plan.contiguous does."
-            )
-        for array in arrays:
-            if array.shape[1] not in ((padded, length) if plan.original else (padded,)):
-                raise ValueError(
-                    f"sharded_attention: {name} has {array.shape[1]} tokens, expected {padded}"
-                    + (
-                        f" or {length}."
-                        if plan.original
-                        else ", in the order of the plan's home; call to_home on the model's input."
-                    )
-                )

@@ -284,12 +284,12 @@ def _layered(policy: ReplanPolicy | DriftPolicy, seen: BlockMask | np.ndarray) -
     if layered.shape[:1] != (policy.layers or 1,):
         raise ValueError(f"update: seen has shape {seen.shape}, not {policy.layers} layers.")
     if layered.dtype == np.bool_ and layered.ndim >= 4:
+        _check_heads(policy, layered.shape[-3])
         return list(layered)
     if np.issubdtype(layered.dtype, np.integer) and layered.ndim == 2:
-        if layered.shape[1] > heads or layered.min(initial=0) < 0:
-            raise ValueError(
-                f"update: counts {seen.shape} must be not negative and of at most {heads} heads."
-            )
+        if layered.min(initial=0) < 0:
+            raise ValueError("update: counts must not be negative.")
+        _check_heads(policy, layered.shape[1])
         padded = np.pad(layered.astype(np.int64), [(0, 0), (0, heads - layered.shape[1])])
         return list(padded)
     raise ValueError(
@@ -297,6 +297,15 @@ def _layered(policy: ReplanPolicy | DriftPolicy, seen: BlockMask | np.ndarray) -
         f"counts [layers, heads], without the first axis if layers is None; got "
         f"{seen.dtype} {seen.shape}."
     )
+
+
+def _check_heads(policy: ReplanPolicy | DriftPolicy, heads: int) -> None:
+    plan = policy.initial
+    if not 0 <= plan.head_perm.size - heads < plan.ulysses * policy.sharing:
+        raise ValueError(
+            f"update: seen has {heads} heads, the initial plan places {plan.head_perm.size} with "
+            f"padding, sharing={policy.sharing}; start from a plan for these heads."
+        )
 
 
 def _ratios(masks: Sequence[np.ndarray], plans: Sequence[Plan]) -> np.ndarray:

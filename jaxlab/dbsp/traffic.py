@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, Int64
 from jaxlab.blocksparse import BlockMask
 from jaxlab.dbsp.device_plan import device_plan
 from jaxlab.dbsp.plan import Plan
+from jaxlab.dbsp.shapes import check_arrays, check_sizes
 
 
 class Bytes(NamedTuple):
@@ -70,6 +71,10 @@ def traffic(
       The bytes of every stage. ``sent`` equals the ``wire_bytes`` of the compiled program's
       collectives, summed over devices.
 
+    Raises:
+      TypeError: the mask is no BlockMask.
+      ValueError: arrays, mask and plan do not fit each other, or a capacity is too small.
+
     Example:
       >>> q = jax.ShapeDtypeStruct((1, 64, 4, 16), np.float32)
       >>> mask = BlockMask(np.ones((4, 8, 8), bool), 8, 8, q_len=64, kv_len=64)
@@ -77,11 +82,13 @@ def traffic(
       >>> traffic(q, q, q, mask, plan).total
       Bytes(needed=65536, sent=65536)
     """
+    check_arrays("traffic", q, k, v)
     batch, _, heads, dim = q.shape
     kv_heads, width = k.shape[2], dim + v.shape[-1]
     element = batch * width * np.dtype(q.dtype).itemsize  # of q and out, or of k and v
     shared = heads // kv_heads
     lowered = device_plan(plan, sharing=shared, capacities=capacities)
+    check_sizes("traffic", q, k, v, mask, lowered, placed=False)
     ulysses, ring = plan.ulysses, plan.ring
 
     members = [row[row < heads] for row in np.asarray(lowered.heads)]

@@ -263,6 +263,18 @@ def test_a_plan_that_moves_nothing_exchanges_nothing() -> None:
     assert traffic(*case.arrays[:3], case.mask, plan).exchange == (0, 0)
 
 
+def test_a_plan_for_another_mask_has_no_account() -> None:
+    case = CASES["ragged"]
+    q, k, v = case.arrays[:3]
+    for heads, blocks in ((9, 10), (5, 20), (5, 6)):
+        plan = Plan.contiguous(heads=heads, q_blocks=blocks, kv_blocks=10, ulysses=1, ring=2)
+        with pytest.raises(ValueError, match="traffic: the plan is for another mask"):
+            traffic(q, k, v, case.mask, plan)
+    plan = Plan.contiguous(heads=5, q_blocks=10, kv_blocks=10, ulysses=1, ring=2)
+    with pytest.raises(ValueError, match="traffic: q has 3 tokens"):
+        traffic(q[:, :3], k, v, case.mask, plan)
+
+
 @pytest.mark.oldest
 def test_no_device_gathers_queries_keys_or_values() -> None:
     case = CASES["ragged"]
