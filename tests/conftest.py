@@ -3,6 +3,7 @@
 import os
 
 import hypothesis
+import pytest
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # several workers compile for TPU
@@ -15,3 +16,13 @@ os.environ["XLA_FLAGS"] = flags.strip()
 
 hypothesis.settings.register_profile("jaxlab", deadline=None, derandomize=True, max_examples=25)
 hypothesis.settings.load_profile("jaxlab")
+
+
+@pytest.fixture(autouse=True)
+def process_as_it_was():
+    """Fails a test that leaves a mode of the process behind: the next ones would be others."""
+    import jax
+
+    yield
+    assert not jax.config.values["jax_enable_x64"]
+    assert jax.sharding.get_abstract_mesh().empty
