@@ -98,7 +98,7 @@ class Config:
     trace_layers: int = 40
     blocks: tuple[Blocks, ...] = (
         Blocks(),
-        Blocks(n=1184, seeds=5, drawn_seeds=2, fronts=1, fitted=2, evaluations=600_000),
+        Blocks(n=1184, seeds=20, drawn_seeds=5, fronts=1, fitted=2, evaluations=3_000_000),
     )
     clips: Clips = dataclasses.field(default_factory=Clips)
     layers: Layers = dataclasses.field(default_factory=Layers)

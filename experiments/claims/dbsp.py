@@ -315,7 +315,7 @@ ASSUMPTIONS = (
     "Imbalance is in blocks, every block costing the same. Block plans are judged on 8 devices, "
     "U2R4 (two groups of heads, each planned by itself) and U1R8, heads regrouped by our search.",
     "Families of masks: 20 seeds from 1000 upward at n = 256. At n = 1184 the three families whose "
-    "every block is drawn at random take ten seconds a mask: 2 seeds of those, 5 of the others. "
+    "every block is drawn at random take ten seconds a mask: 5 seeds of those, 20 of the others. "
     "Search and homes were tuned on seeds below 1000. Homes are fitted to other layers at steps 0 "
     "and 1; a layer is judged at step 2, its plan again at step 5. Layers of radial and svg-reord "
     "are alike: there only steps are unseen. Radial, radial-var and sta do not change over steps.",

@@ -25,6 +25,9 @@ CONTIGUOUS, NEAR, LATER = (
     "refined, 5% from fitted home",
     "the same, later step",
 )
+WHERE_FITTED = "fitted home, layers unseen, positions fitted to"
+"""On clips a home is also judged where the window stood when it was fitted."""
+
 HEADS = "heads alone, lower bound"
 """How balanced groups of heads can be at best, and no block plan better."""
 
@@ -237,6 +240,7 @@ def clip_balance(
 
     early = range(max(window.steps - 2, 1))
     others = [drawn(layer, step) for layer in range(layers) for step in early]
+    unseen = [[drawn(layers + layer, step) for step in early] for layer in range(layers)]
     judged = [
         tuple(drawn(layers + layer, window.steps - back) for back in (2, 1))
         for layer in range(layers)
@@ -250,8 +254,12 @@ def clip_balance(
     }
     for ulysses, ring in DEGREES:
         home = fit_home(others, ulysses=ulysses, ring=ring, seed=seed)
-        found[f"U{ulysses}R{ring}"] = mean_and_worst(
-            [
+        kept = functools.partial(
+            plan, ulysses=ulysses, ring=ring, blocks="none", home=home, seed=seed
+        )
+        rows = []
+        for number, (masks, pair) in enumerate(zip(unseen, judged, strict=True)):
+            rows.append(
                 balance_of(
                     *pair,
                     home,
@@ -260,9 +268,10 @@ def clip_balance(
                     seed=seed,
                     front=number == 0,
                 )
-                for number, pair in enumerate(judged)
-            ]
-        )
+            )
+            there = [imbalance_ratio(work_table(mask, kept(mask))) for mask in masks]
+            rows[-1][WHERE_FITTED] = (float(np.mean(there)), 0.0, 0.0)
+        found[f"U{ulysses}R{ring}"] = mean_and_worst(rows)
     return found
 
 

@@ -134,8 +134,9 @@ def fit_home(
     like those fitted is nearly balanced where it stands. Simulated annealing over swaps of two
     token blocks, which moves their queries and keys together; energy is the mean over masks and
     Ulysses groups of the critical path over the perfect time. Half of that mean is over the given
-    masks, half over their sum with its queries moved by one block either way: an order that also
-    balances those fits masks that have not been seen better. So does one in which every shard keeps
+    masks, half over their sum with its queries moved by one block either way and over that sum
+    grown, each row the maximum of itself and its neighbors: an order that also balances those fits
+    masks that have not been seen better. So does one in which every shard keeps
     two blocks of every ``2 ring`` consecutive ones, as striped shards have them: half of the search
     swaps inside such stretches only, half everywhere, and what is better on the given masks counts.
     Masks of several steps help too, where the pattern grows or drifts. Starts from striped shards
@@ -187,7 +188,7 @@ def fit_home(
             of_group = np.flatnonzero(np.isin(np.arange(flat.shape[0]) % heads, members))
             fine, _ = sum_of_heads(flat, of_group, count * q_ratio, count * kv_ratio)
             work[number, group] = fine.reshape(count, q_ratio, count, kv_ratio).sum((1, 3))
-    work, weight, given = _with_moved(work)
+    work, weight, given = _with_kin(work)
     turned = np.ascontiguousarray(work.swapaxes(1, 2))
 
     def ratio(shards: Int64[np.ndarray, " blocks"]) -> float:
@@ -201,10 +202,10 @@ def fit_home(
     return order_of(min(homes, key=ratio))
 
 
-def _with_moved(
+def _with_kin(
     work: Int[np.ndarray, "masks groups n n"],
 ) -> tuple[Int[np.ndarray, "all n n"], Float[np.ndarray, " all"], Float[np.ndarray, " all"]]:
-    """Each different mask of each group once, then every group's sum moved.
+    """Each different mask of each group once, then every group's sum moved both ways and grown.
 
     Behind them the weights of all, and the weights that count the given masks alone.
     """
@@ -212,11 +213,13 @@ def _with_moved(
     different = collections.Counter(one.tobytes() for one in work.reshape(-1, count, count))
     times = np.array(list(different.values()))
     flat = np.stack([np.frombuffer(one, work.dtype) for one in different])
-    padded = np.pad(work.sum(0), ((0, 0), (1, 1), (0, 0)), mode="edge")
-    moved = np.concatenate([padded[:, :-2], padded[:, 2:]])
-    given = np.concatenate([times / times.sum(), np.zeros(len(moved))])
-    weight = (given + (given == 0) / len(moved)) / 2
-    every = np.concatenate([flat.reshape(-1, count, count), moved])
+    total = work.sum(0)
+    padded = np.pad(total, ((0, 0), (1, 1), (0, 0)), mode="edge")
+    before, after = padded[:, :-2], padded[:, 2:]
+    kin = np.concatenate([before, after, np.maximum(total, np.maximum(before, after))])
+    given = np.concatenate([times / times.sum(), np.zeros(len(kin))])
+    weight = (given + (given == 0) / len(kin)) / 2
+    every = np.concatenate([flat.reshape(-1, count, count), kin])
     return every.astype(np.int32), weight, given
 
 
