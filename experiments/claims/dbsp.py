@@ -136,6 +136,13 @@ REUSE = (
         quantity="ratio of a threshold with as many plans - ratio by drift, least over five",
         criterion=at_least(0.0005),
     ),
+    _goal(
+        "drift-timing",
+        "The timing alone does so, beside a threshold whose counts are moved on as well.",
+        "the same against such a threshold, each with a cost above 0; row added after a look at "
+        "the table",
+        each(at_least(0.0005)),
+    ),
 )
 
 BLOCKS = (
@@ -208,7 +215,7 @@ TIME = (
         quantity="time of U8R1, U4R2, U2R4 and U1R8, each over db-SP's; mean, masks above 1.25",
         unit="x",
         paper=1.40,
-        criterion=at_least(1.25),
+        criterion=each(at_least(1.25)),
         obtained="modelled",
         preset="paper",
     ),
@@ -219,7 +226,7 @@ TIME = (
         quantity="time of the best fixed degrees / db-SP's",
         unit="x",
         paper=1.31,
-        criterion=at_least(1.1),
+        criterion=each(at_least(1.1)),
         obtained="modelled",
         preset="paper",
     ),
@@ -268,7 +275,7 @@ TIME = (
         "end-to-end-dit",
         "So is a layer of a small transformer, its attention and the rest timed alike.",
         "time of U8R1, U4R2, U2R4 and U1R8, each over db-SP's; mean, masks above 1.25",
-        at_least(1.12),
+        each(at_least(1.12)),
         "x",
     ),
     Claim(
@@ -317,8 +324,11 @@ ASSUMPTIONS = (
     "Families of masks: 20 seeds from 1000 upward at n = 256. At n = 1184 the three families whose "
     "every block is drawn at random take ten seconds a mask: 5 seeds of those, 20 of the others. "
     "Search and homes were tuned on seeds below 1000. Homes are fitted to other layers at steps 0 "
-    "and 1; a layer is judged at step 2, its plan again at step 5. Layers of radial and svg-reord "
-    "are alike: there only steps are unseen. Radial, radial-var and sta do not change over steps.",
+    "and 1; a layer is judged at step 2, its plan again at step 5. Layers of svg-reord are "
+    "alike: there only steps are unseen, and of radial nothing is. Radial-var and sta do not "
+    "change over steps.",
+    "Plans of the bars have 500,000 evaluations a group at n = 256 and three million at n = 1184, "
+    "raised from 600,000 after a first look: more than a step of lag hides (planning table).",
     "Masks of later steps: the bar of 1.01 is read as for all families at U2R4, and at U1R8 for "
     "all but svg-reord, to which 1.02 is allowed at once.",
     "Whole fronts and lower bounds are those of the first two seeds (one at n = 1184), a fifth of "
@@ -352,7 +362,7 @@ ASSUMPTIONS = (
     "moves 5 % from there, or nothing where the cost model of a layer of the paper's size says "
     "that moving takes longer than it saves.",
     "Attention speedups over fixed degrees are those of held-out layers whose imbalance at U8R1 is "
-    "above 1.25; lowest and highest layer beside them. Most of that mean is U2R4 and U1R8, which "
+    "above 1.25, few as they are. Most of that mean is U2R4 and U1R8, which "
     "are slow on a CPU that pays a start for every small tile: what plans alone save, at the same "
     "degrees, is a row of its own.",
     "End to end is Amdahl's law with the share outside attention read from the README's figure: "

@@ -106,9 +106,8 @@ def search_cost(
         saved = interval * LAYER_SECONDS * (1 - ratio / before)
         return {"seconds": seconds, "ratio": ratio, "saved": saved}
 
-    began = time.perf_counter()
     home = fit_home(others, ring=8)
-    seconds = time.perf_counter() - began
+    seconds = _median(lambda: fit_home(others, ring=8), 3)
     kept = plan(blocks, **degrees, home=home, blocks="none")
     ratio = imbalance_ratio(work_table(blocks, kept))
     saved = MODEL_LAYERS * MODEL_STEPS * LAYER_SECONDS * (1 - ratio / before)

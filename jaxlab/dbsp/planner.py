@@ -72,8 +72,8 @@ def plan(
       kv_heads: number of key and value heads of grouped-query attention; their query heads stay
         together, in order, and KV heads are padded up to a multiple of U. None plans every head by
         itself.
-      evaluations: for ``"refined"``, swaps to try in every group: about 0.2 microseconds each at
-        R = 8. It is the time budget, and unlike seconds it gives the same plan everywhere.
+      evaluations: for ``"refined"``, swaps to try in every group: 0.2 to 0.4 microseconds each
+        at R = 8. It is the time budget, and unlike seconds it gives the same plan everywhere.
       seed: decides the draws of ``"refined"``.
 
     Returns:

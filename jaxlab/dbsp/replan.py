@@ -304,7 +304,8 @@ def _check_heads(policy: ReplanPolicy | DriftPolicy, heads: int) -> None:
     if not 0 <= plan.head_perm.size - heads < plan.ulysses * policy.sharing:
         raise ValueError(
             f"update: seen has {heads} heads, the initial plan places {plan.head_perm.size} with "
-            f"padding, sharing={policy.sharing}; start from a plan for these heads."
+            f"padding, sharing={policy.sharing}; pass heads // kv_heads as sharing, or a plan for "
+            "these heads."
         )
 
 

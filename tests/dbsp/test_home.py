@@ -6,6 +6,7 @@ import pytest
 from experiments.workloads.mask_families import family_mask
 from jaxlab.blocksparse import BlockMask
 from jaxlab.dbsp import fit_home, imbalance_ratio, plan, work_table
+from jaxlab.dbsp.home import _with_kin
 
 
 def ratio(mask, home, **arguments):
@@ -39,6 +40,19 @@ def test_a_fit_of_two_masks_weighs_both():
     columns = rows.swapaxes(1, 2).copy()
     order = fit_home([rows, columns], ring=2, evaluations=5000)
     assert ratio(rows, order, ring=2) == ratio(columns, order, ring=2) == 1
+
+
+def test_a_fit_also_weighs_the_sum_moved_and_grown():
+    two = np.array([[[[1, 0], [0, 2]]], [[[1, 0], [0, 2]]], [[[0, 3], [0, 0]]]], np.int32)
+    every, weight, given = _with_kin(two)
+    first, second, before, after, grown = every
+    np.testing.assert_array_equal(first, two[0, 0])
+    np.testing.assert_array_equal(second, two[2, 0])
+    np.testing.assert_array_equal(before, [[2, 3], [2, 3]])  # of the sum [[2, 3], [0, 4]]
+    np.testing.assert_array_equal(after, [[0, 4], [0, 4]])
+    np.testing.assert_array_equal(grown, [[2, 4], [2, 4]])
+    np.testing.assert_allclose(given, [2 / 3, 1 / 3, 0, 0, 0])
+    np.testing.assert_allclose(weight, [1 / 3, 1 / 6, 1 / 6, 1 / 6, 1 / 6])
 
 
 def test_fitting_pads_and_repeats():

@@ -1,13 +1,21 @@
 """The experiment's own arithmetic, on times written down by hand."""
 
 import dataclasses
+import types
 
+import jax
 import numpy as np
 import pytest
 
 from experiments import dbsp
 from experiments.harness import Missing
-from experiments.workloads import dbsp_values, planning_cost, replanning, timed_layers
+from experiments.workloads import (
+    block_balance,
+    dbsp_values,
+    planning_cost,
+    replanning,
+    timed_layers,
+)
 from experiments.workloads.block_balance import (
     BOUNDED,
     CONTIGUOUS,
@@ -19,7 +27,7 @@ from experiments.workloads.block_balance import (
 from experiments.workloads.eight_devices import Sharded
 from experiments.workloads.parallel_attention import Kernels, Setting
 from experiments.workloads.timed_layers import DEGREES, Judged, Layers, judge, r_squared
-from jaxlab.dbsp import CostModel, Links, Plan
+from jaxlab.dbsp import CostModel, Links, Plan, imbalance_ratio, plan, work_table
 
 SMOKE = dbsp.PRESETS["smoke"]
 KINDS = ("none", "db-SP", "striped", "refined")
@@ -50,15 +58,16 @@ def test_speedups_are_of_held_out_uneven_layers():
         }
     )
     found = {name: one.value for name, one in dbsp_values.speedups(layers, times, rest=1.0).items()}
-    assert found["attention-speedup"] == pytest.approx(1.5)
-    assert found["attention-speedup-best"] == pytest.approx(1.65)
+    one = "1 of 2 held-out layers"
+    assert found["attention-speedup"] == pytest.approx({one: 1.5})
+    assert found["attention-speedup-best"] == pytest.approx({one: 1.65})
     assert found["attention-speedup-refined"] == pytest.approx(2)
     assert found["attention-speedup-striped"] == pytest.approx(1.6)
     assert list(found["end-to-end"].values()) == pytest.approx(
         [1 / (0.5 + 0.5 / 1.5), 1 / (0.3 + 0.7 / 1.5)]
     )
     # (6 + 1) / (4 + 1), the other held-out layer is too even
-    assert found["end-to-end-dit"] == pytest.approx(1.4)
+    assert found["end-to-end-dit"] == pytest.approx({one: 1.4})
     assert found["degrees-regret"] == pytest.approx(0.01)
     assert found["degrees-gain"] == pytest.approx(0.1)
     for layer in layers:
@@ -210,3 +219,51 @@ def test_layers_need_a_seed_to_judge_and_divide():
         Layers(seeds=1)
     with pytest.raises(ValueError, match="heads=12"):
         Layers(heads=12)
+
+
+def test_homes_of_clips_are_fitted_to_other_layers_before(monkeypatch):
+    """Masks name their layer and position, so that what was fitted and judged can be read off."""
+
+    class Positions:
+        steps = 4
+
+        def video(self, name):
+            return name
+
+        def inputs(self, video, step, *, key, heads, dim):
+            return key, step, None
+
+    layer_of = {
+        jax.random.key_data(jax.random.fold_in(jax.random.key(7), layer)).tobytes(): layer
+        for layer in range(4)
+    }
+
+    def named(q, k, **blocks):
+        mask = np.zeros((1, 8, 8, 16), bool)
+        mask[..., layer_of[jax.random.key_data(q).tobytes()], k] = True
+        return types.SimpleNamespace(blocks=mask)
+
+    def name_of(mask):
+        return tuple(int(x) for x in np.argwhere(mask[0])[0])
+
+    fitted, seen = [], []
+
+    def fit(masks, *, ring, ulysses, seed):
+        fitted.append([name_of(mask) for mask in masks])
+        return np.arange(8)
+
+    def balance(judged, later, home, **arguments):
+        seen.append((name_of(judged), name_of(later)))
+        return {"fitted home": (1.5, 0.0, 0.0)}
+
+    for name, fake in (("sparge_mask", named), ("fit_home", fit), ("balance_of", balance)):
+        monkeypatch.setattr(block_balance, name, fake)
+    found = block_balance.clip_balance(
+        Positions(), "film", heads=8, dim=1, layers=2, blocks=(2, 1), evaluations=1, seed=7
+    )
+    assert fitted == [[(0, 0), (0, 1), (1, 0), (1, 1)]] * 2
+    assert seen == [((2, 2), (2, 3)), ((3, 2), (3, 3))] * 2
+    mask = np.zeros((8, 8, 16), bool)
+    mask[:, 2, 0] = True  # one block of one shard: as uneven as can be
+    alone = imbalance_ratio(work_table(mask, plan(mask, ulysses=1, ring=8, blocks="none")))
+    assert found["U1R8"][block_balance.WHERE_FITTED] == [alone, alone, 0, 0, 2]
