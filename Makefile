@@ -36,7 +36,8 @@ test-all: $(VENV)/.ready ## Run every test that needs no GPU; the summary goes t
 	$(RUN) -m pytest $(CHECKED) -n $(WORKERS) --dist worksteal --doctest-modules --nbmake --nbmake-timeout=200 -m "not gpu" \
 		tests jaxlab experiments notebooks | tee docs/test-all.log
 	{ git describe --always --dirty; tail -n 1 docs/test-all.log; \
-		sed -nE 's/^SKIPPED \[[0-9]+\] [^ ]+ /skipped: /p' docs/test-all.log | sort -u; } > docs/test-all.txt
+		sed -nE 's/^SKIPPED \[[0-9]+\] [^ ]+ /skipped: /p' docs/test-all.log | sort -u; } > docs/test-all.tmp
+	mv docs/test-all.tmp docs/test-all.txt # only now, or the file itself would make the tree dirty
 
 test-oldest: $(VENV_OLDEST)/.ready ## Run lowering, sharding and import tests on the oldest jax.
 	$(VENV_OLDEST)/bin/python -m pytest $(CHECKED) -n $(WORKERS) -m oldest tests
