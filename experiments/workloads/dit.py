@@ -239,22 +239,26 @@ def denoise(
     return sample
 
 
-def rest_seconds(*, tokens: int, heads: int, dim: int, rounds: int = 9) -> float:
+def rest_seconds(
+    *, tokens: int, heads: int, dim: int, dtype: str = "float32", rounds: int = 9
+) -> float:
     """Times a layer of the transformer without its attention.
 
     Args:
       tokens: of one device.
       heads: of the layer.
       dim: head size.
+      dtype: of activations and parameters.
       rounds: of which the median counts.
 
     Returns:
       Seconds of everything but attention, timed alone.
     """
     layer = Layer(heads)
-    x = jax.random.normal(jax.random.key(0), (1, tokens, heads * dim))
-    given = x, x[:, 0], jnp.zeros((tokens, dim // 2))
+    x = jax.random.normal(jax.random.key(0), (1, tokens, heads * dim), dtype)
+    given = x, x[:, 0], jnp.zeros((tokens, dim // 2), dtype)
     parameters = jax.jit(lambda key: layer.init(key, *given, lambda q, k, v: v))(jax.random.key(1))
+    parameters = jax.tree.map(lambda one: one.astype(dtype), parameters)
     # queries and keys are made and turned, as attention wants them, and enter as a sum
     run = jax.jit(lambda parameters: layer.apply(parameters, *given, lambda q, k, v: q + k + v))
     return float(time_ratio(*[lambda: run(parameters)] * 2, rounds=rounds).median[0])

@@ -37,15 +37,17 @@ class Kernels:
       dim: head size.
       dtype: of queries, keys and values.
       rounds: samples of every kernel, see ``time_alone``.
+      calls: of a kernel in a row in every sample; a GPU starts the next while one runs.
     """
 
     block: int = 64
     dim: int = 32
     dtype: str = "float32"
     rounds: int = 8
+    calls: int = 1
 
     def __post_init__(self) -> None:
-        for name in ("block", "dim", "rounds"):
+        for name in ("block", "dim", "rounds", "calls"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1.")
 
@@ -130,33 +132,29 @@ def step_seconds(
 
     Args:
       kernels: how.
-      blocks: the layer's mask; heads and blocks must divide as the plans do, without padding.
+      blocks: the layer's mask; what a plan pads it with is computed nowhere.
       plans: where they go, by name.
 
     Returns:
       Seconds by plan; ring rank ``i`` of group ``u`` at step ``s`` stands at ``[u, s, i]`` and
       computes key shard ``(i + s) mod R``.
-
-    Raises:
-      ValueError: a plan pads the mask.
     """
     attend = jax.jit(block_sparse_attention)
     functions = []
-    for name, plan in plans.items():
+    for plan in plans.values():
         padded = (plan.head_perm.size, plan.q_order.shape[1], plan.kv_order.shape[1])
-        if blocks.shape != padded:
-            raise ValueError(f"step_seconds: a mask of {blocks.shape} would be padded by {name}.")
-        inputs = _inputs(kernels, blocks.shape, plan.ulysses, plan.ring)
+        whole = padded_mask(blocks, padded)
+        inputs = _inputs(kernels, padded, plan.ulysses, plan.ring)
         tokens = [x.shape[1] for x in inputs[:2]]
         for group, step, rank in np.ndindex(plan.ulysses, plan.ring, plan.ring):
             heads = plan.head_perm.reshape(plan.ulysses, -1)[group]
             rows = plan.q_order[group].reshape(plan.ring, -1)[rank]
             columns = plan.kv_order[group].reshape(plan.ring, -1)[(rank + step) % plan.ring]
-            tile = jnp.asarray(blocks[np.ix_(heads, rows, columns)])
+            tile = jnp.asarray(whole[np.ix_(heads, rows, columns)])
             mask = BlockMask(tile, kernels.block, kernels.block, *tokens)
             functions.append(functools.partial(attend, *inputs, mask))
         jax.block_until_ready(functions[-1]())  # compiles what all kernels of the plan run
-    seconds = time_alone(functions, rounds=kernels.rounds)
+    seconds = time_alone(functions, rounds=kernels.rounds, calls=kernels.calls)
     found = {}
     for name, plan in plans.items():
         count = plan.ulysses * plan.ring**2
@@ -165,10 +163,19 @@ def step_seconds(
     return found
 
 
+def padded_mask(
+    blocks: Bool[np.ndarray, "heads q_blocks kv_blocks"], shape: tuple[int, int, int]
+) -> Bool[np.ndarray, "heads_padded q_padded kv_padded"]:
+    """The mask with heads and blocks of nothing behind its own, up to a shape."""
+    widths = [(0, size - own) for own, size in zip(blocks.shape, shape, strict=True)]
+    return np.pad(blocks, widths)
+
+
 def time_alone(
     functions: Sequence[Callable[[], object]],
     *,
     rounds: int,
+    calls: int = 1,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Float64[np.ndarray, " functions"]:
     """Times functions one by one, as the machine runs at its best.
@@ -182,6 +189,7 @@ def time_alone(
       functions: what to time, each called before.
       rounds: samples of each, of which the lower quartile counts; every round has an order of its
         own.
+      calls: of a function in a row in every sample.
       clock: what tells the time, in seconds.
 
     Returns:
@@ -193,8 +201,8 @@ def time_alone(
     for number, order in enumerate(orders):
         for which in order:
             began = clock()
-            jax.block_until_ready(functions[which]())
-            seconds[number, which] = clock() - began
+            jax.block_until_ready([functions[which]() for _ in range(calls)])
+            seconds[number, which] = (clock() - began) / calls
     evened, usual = seconds, seconds.min(0)
     for _ in range(TURNS):
         evened = seconds.copy()
@@ -214,10 +222,11 @@ def _inputs(
         shape[0] // ulysses,
         *(size // ring * kernels.block for size in shape[1:]),
     )
-    rng = np.random.default_rng(0)
     q, k, v = (
-        jnp.asarray(rng.normal(size=(1, length, heads, kernels.dim)), kernels.dtype)
-        for length in (q_len, kv_len, kv_len)
+        jax.random.normal(key, (1, length, heads, kernels.dim), kernels.dtype)
+        for key, length in zip(
+            jax.random.split(jax.random.key(0), 3), (q_len, kv_len, kv_len), strict=True
+        )
     )
     return q, k, v
 

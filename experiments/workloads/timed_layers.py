@@ -2,11 +2,17 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from experiments.workloads.mask_families import family_mask
-from experiments.workloads.parallel_attention import Kernels, Setting, step_seconds
+from experiments.workloads.parallel_attention import (
+    Kernels,
+    Setting,
+    padded_mask,
+    step_seconds,
+)
 from jaxlab.dbsp import (
     CostModel,
     Links,
@@ -34,6 +40,8 @@ class Layers:
       kernels: how they are timed.
       fitted: masks that a home is fitted to.
       evaluations: of the refined plans.
+      true_to_size: whether kernels are those of a layer of the setting's size on a device like its
+        own, so that its links are taken as they are; else links are slowed as kernels are.
     """
 
     families: tuple[str, ...] = ("gen", "svg-orig", "radial-var")
@@ -43,6 +51,7 @@ class Layers:
     kernels: Kernels = dataclasses.field(default_factory=Kernels)
     fitted: int = 4
     evaluations: int = 500_000
+    true_to_size: bool = False
 
     def __post_init__(self) -> None:
         if self.seeds < 2 or not self.families:
@@ -51,13 +60,22 @@ class Layers:
             raise ValueError(f"heads={self.heads} and n={self.n} must divide over 8 devices.")
 
     @property
-    def share(self) -> dict[str, int]:
+    def share(self) -> dict[str, Any]:
         """What one of eight devices computes outside attention: its tokens, of all heads."""
         return {
             "tokens": self.n * self.kernels.block // 8,
             "heads": self.heads,
             "dim": self.kernels.dim,
+            "dtype": self.kernels.dtype,
         }
+
+    def links(self, setting: Setting, rows: Sequence[dict]) -> Links:
+        """Links beside the timed kernels."""
+        if self.true_to_size:
+            return setting.links
+        kernels = [np.sum(row["plans"]["none U8R1"]["seconds"]) for row in rows]
+        tensor_bytes = self.kernels.tensor_bytes(self.heads, self.n)
+        return setting.links_for(float(np.mean(kernels)) / 8, tensor_bytes)
 
 
 def plans_of(
@@ -135,8 +153,11 @@ def pictured(plans: dict) -> dict[str, dict]:
 
 def _placed(blocks: np.ndarray, one: Plan, size: int = 64) -> np.ndarray:
     """Percentage of active blocks in each cell of a picture, shard after shard."""
-    placed = blocks.mean(0)[np.ix_(one.q_order[0], one.kv_order[0])]
-    cell = max(len(placed) // size, 1)
+    sizes = one.head_perm.size, one.q_order.shape[1], one.kv_order.shape[1]
+    placed = padded_mask(blocks, sizes).mean(0)[np.ix_(one.q_order[0], one.kv_order[0])]
+    cell = max(
+        cell for cell in range(1, max(len(placed) // size, 1) + 1) if len(placed) % cell == 0
+    )
     cells = placed.reshape(len(placed) // cell, cell, -1, cell).mean((1, 3))
     return np.rint(100 * cells).astype(int)
 
@@ -172,8 +193,7 @@ def judge(layers: Layers, rows: Sequence[dict], setting: Setting) -> Judged:
       setting: what the links are like.
     """
     tensor_bytes = layers.kernels.tensor_bytes(layers.heads, layers.n)
-    kernels = [np.sum(row["plans"]["none U8R1"]["seconds"]) for row in rows]
-    links = setting.links_for(float(np.mean(kernels)) / 8, tensor_bytes)
+    links = layers.links(setting, rows)
     placed = [
         {
             name: (np.array(one["work"]), _rebuilt(one["plan"]), np.array(one["seconds"]))

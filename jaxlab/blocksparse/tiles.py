@@ -54,27 +54,31 @@ def schedules(mask: BlockMask, batch: int) -> Schedules:
     """
     live = mask.live_blocks()
     live = jnp.broadcast_to(live, (batch, *live.shape[-3:]))
-    whole = live
-    if leaves_out_pairs(mask):
-        beyond = jnp.iinfo(jnp.int32).max
-        queries, keys = padded_positions(mask)
-        queries = jnp.where(jnp.arange(queries.size) < mask.q_len, queries, beyond)
-        first_query = queries.reshape(-1, mask.q_block).min(1)[:, None]
-        keys = keys.reshape(-1, mask.kv_block)
-        every = (first_query >= 0) & (keys.min(1) >= 0)[None, :]
-        if mask.causal:
-            every &= keys.max(1)[None, :] <= first_query
-        whole = live & every
+    if not leaves_out_pairs(mask):
+        return Schedules(_work_lists(live, None), _work_lists(live.swapaxes(-1, -2), None))
+    beyond = jnp.iinfo(jnp.int32).max
+    queries, keys = padded_positions(mask)
+    queries = jnp.where(jnp.arange(queries.size) < mask.q_len, queries, beyond)
+    first_query = queries.reshape(-1, mask.q_block).min(1)[:, None]
+    keys = keys.reshape(-1, mask.kv_block)
+    every = (first_query >= 0) & (keys.min(1) >= 0)[None, :]
+    if mask.causal:
+        every &= keys.max(1)[None, :] <= first_query
+    whole = live & every
     return Schedules(
-        _work_lists(whole, live), _work_lists(whole.swapaxes(-1, -2), live.swapaxes(-1, -2))
+        _work_lists(live, whole), _work_lists(live.swapaxes(-1, -2), whole.swapaxes(-1, -2))
     )
 
 
-def _work_lists(whole: Array, live: Array) -> Array:
+def _work_lists(live: Array, whole: Array | None) -> Array:
+    """Lists of active blocks, whole ones first; None where all are whole."""
+    if whole is None:
+        lists = compress(live)
+        return jnp.concatenate([lists.counts[..., None]] * 2 + [lists.indices], axis=-1)
     columns = live.shape[-1]
-    both = compress(jnp.concatenate([whole, live & ~whole], axis=-1))
-    heads = jnp.stack([whole.sum(-1, dtype=jnp.int32), both.counts], axis=-1)
-    return jnp.concatenate([heads, both.indices[..., :columns] % columns], axis=-1)
+    lists = compress(jnp.concatenate([whole, live & ~whole], axis=-1))
+    counts = jnp.stack([whole.sum(-1, dtype=jnp.int32), lists.counts], axis=-1)
+    return jnp.concatenate([counts, lists.indices[..., :columns] % columns], axis=-1)
 
 
 def fold_sign(

@@ -33,6 +33,7 @@ class Case:
     positions: bool = False
     text: int = 0  # blocks at the end that everything attends to, and that attend to everything
     one_busy_head: bool = False
+    dtype: str = "float32"
 
     @functools.cached_property
     def mask(self) -> BlockMask:
@@ -67,18 +68,18 @@ class Case:
             (self.q_len, self.heads, self.value_dim),
         )
         return tuple(
-            jnp.asarray(rng.standard_normal((self.batch, *shape)), jnp.float32) for shape in shapes
+            jnp.asarray(rng.standard_normal((self.batch, *shape)), self.dtype) for shape in shapes
         )
 
     @functools.cached_property
     def expected(self) -> tuple[np.ndarray, ...]:
-        """out, dq, dk, dv in float64."""
+        """out, dq, dk, dv in float64, of inputs as they were rounded."""
         mask = self.mask
         allowed = attention.token_mask(
             np.asarray(mask.blocks), mask.q_block, mask.kv_block, mask.q_len, mask.kv_len,
             mask.causal, mask.q_positions, mask.kv_positions,
         )  # fmt: skip
-        *tokens, d_out = (np.asarray(x) for x in self.arrays)
+        *tokens, d_out = (np.asarray(x, np.float64) for x in self.arrays)
         scale = self.dim**-0.5
         out, lse = attention.attention(*tokens, allowed, scale)
         gradients = attention.gradients(*tokens, allowed, scale, d_out, np.zeros_like(lse))

@@ -1,6 +1,7 @@
 """Snapshots built by hand from the documented format, and files that mean harm."""
 
 import io
+import itertools
 import os
 import pickle
 import pickletools
@@ -343,7 +344,8 @@ def same_addresses(path: Path) -> int:
     """Replays a record; returns its segments after comparing every address, modulo their bases.
 
     The k-th recorded allocation is the k-th request. Where the driver puts a segment is its own
-    affair, so within a segment all addresses must differ from the simulator's by the same amount.
+    affair, so within a segment all addresses must differ from the simulator's by the same amount,
+    and no two segments may come to lie over each other.
     """
     snapshot = loads_plain(path.read_bytes())
     assert isinstance(snapshot, dict)
@@ -351,16 +353,17 @@ def same_addresses(path: Path) -> int:
     trace = read_torch_snapshot(path)
     simulated = simulate(trace, "caching").address
     assert trace.size.tolist() == [one["size"] for one in recorded]
-    shifts: dict[int, int] = {}
+    shifts: dict[tuple[int, int], int] = {}
     for one, address in zip(recorded, simulated.tolist(), strict=True):
-        (base,) = (
-            segment["address"]
+        (segment,) = (
+            (segment["address"], segment["total_size"])
             for segment in snapshot["segments"]
             if 0 <= one["addr"] - segment["address"] < segment["total_size"]
         )
         shift = address - one["addr"]
-        assert shifts.setdefault(base, shift) == shift, hex(one["addr"])
-    assert len(set(shifts.values())) == len(shifts)
+        assert shifts.setdefault(segment, shift) == shift, hex(one["addr"])
+    placed = sorted((base + shift, size) for (base, size), shift in shifts.items())
+    assert all(low + size <= high for (low, size), (high, _) in itertools.pairwise(placed))
     return len(shifts)
 
 

@@ -25,7 +25,7 @@ def test_every_rank_is_timed_on_its_own_tile(monkeypatch, ulysses, ring):
     plan = Plan(ulysses, ring, rng.permutation(3), *orders)
     work = balance.work_by_block(blocks, plan)
 
-    def count(functions, *, rounds):
+    def count(functions, *, rounds, calls):
         masks = [function.args[3] for function in functions]
         for function, mask in list(zip(functions, masks, strict=True))[1:]:
             q, k, v = function.args[:3]
@@ -72,10 +72,28 @@ def test_a_machine_that_slows_down_for_seconds_does_not_show():
     assert np.mean(abs(relative - 1) > 1e-6) < 0.05  # next to where the speed changes
 
 
-def test_a_padded_plan_is_refused():
-    plan = Plan.contiguous(heads=2, q_blocks=3, kv_blocks=3, ulysses=1, ring=2)
-    with pytest.raises(ValueError, match="padded by odd"):
-        step_seconds(Kernels(), np.ones((2, 3, 3), bool), {"odd": plan})
+def test_what_a_plan_pads_is_no_work(monkeypatch):
+    blocks = np.ones((3, 5, 3), bool)
+    plan = Plan.contiguous(heads=3, q_blocks=5, kv_blocks=3, ulysses=2, ring=2)
+
+    def count(functions, *, rounds, calls):
+        assert {function.args[0].shape for function in functions} == {(1, 16, 2, 8)}
+        return np.array([float(jnp.sum(function.args[3].blocks)) for function in functions])
+
+    monkeypatch.setattr(parallel_attention, "time_alone", count)
+    found = step_seconds(Kernels(block=4, dim=8), blocks, {"": plan})[""]
+    assert found.tolist() == [[[16, 2], [8, 4]], [[8, 1], [4, 2]]]
+
+
+def test_calls_in_a_row_are_one_sample():
+    now, called = [0.0], []
+
+    def run():
+        called.append(now[0])
+        now[0] += 3.0
+
+    assert time_alone([run], rounds=2, calls=4, clock=lambda: now[0]).tolist() == [3.0]
+    assert len(called) == 8
 
 
 def test_scaled_links_weigh_the_same():
