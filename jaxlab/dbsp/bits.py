@@ -111,9 +111,10 @@ def tables(
         for of, number in enumerate(counted):
             table = found[number]
             table[:] = counts[slots[of] : slots[of + 1], : rings[of]].reshape(table.shape)
+    totals = bits.rows.sum(1)
     for number in set(range(len(degrees))).difference(counted):
         group = np.asarray(placements[number][0])
-        np.add.at(found[number][:, 0, 0], group[group >= 0], bits.rows[group >= 0].sum(1))
+        np.add.at(found[number][:, 0, 0], group[group >= 0], totals[group >= 0])
     return found
 
 

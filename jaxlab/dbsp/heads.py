@@ -1,6 +1,5 @@
 """Head-level balance: which heads each Ulysses group computes."""
 
-import heapq
 from typing import Literal, overload
 
 import jax
@@ -97,15 +96,9 @@ def head_groups(
         rounds = heaviest_first.reshape(room, groups).copy()
         rounds[1::2] = rounds[1::2, ::-1]
         return rounds.T.copy()
-    members: list[list[int]] = [[] for _ in range(groups)]
-    lightest = [(0, group) for group in range(groups)]
-    work = weights.tolist()
-    for head in heaviest_first.tolist():
-        load, group = heapq.heappop(lightest)
-        members[group].append(head)
-        if len(members[group]) < room:
-            heapq.heappush(lightest, (load + work[head], group))
-    greedy = np.asarray(members, np.int64).reshape(groups, room)
+    from jaxlab.dbsp.fill import deal_heads
+
+    greedy = deal_heads(weights.astype(np.int64), heaviest_first, groups)
     if method == "greedy":
         return greedy
     return refined_groups(weights.astype(np.int64).reshape(-1, 1, 1), greedy, seed=seed)

@@ -99,11 +99,12 @@ class Plan:
         """Fraction of key blocks that leave their home shard, mean over the groups."""
         return _moved(self.kv_exchange)
 
-    def validate(self, mask: BlockMask | np.ndarray) -> "Plan":
+    def validate(self, mask: BlockMask | np.ndarray, *, sharing: int | None = None) -> "Plan":
         """Checks that the plan can be one for a mask and returns the plan itself.
 
         Args:
           mask: a mask, or bool ``[*batch, heads, q_blocks, kv_blocks]``.
+          sharing: query heads that share a key head; None allows any number.
 
         Returns:
           The plan itself.
@@ -118,7 +119,12 @@ class Plan:
         # the smaller of two kinds of blocks follows the padding of the larger one
         q_ratio, kv_ratio = -(-q_blocks // kv_blocks), -(-kv_blocks // q_blocks)
         for name, size, planned, most in (
-            ("heads", heads, self.head_perm.size, heads * self.ulysses),
+            (
+                "heads",
+                heads,
+                self.head_perm.size,
+                heads + spare_heads(self.ulysses, sharing or heads),
+            ),
             ("query blocks", q_blocks, self.q_home.size, q_blocks + q_ratio * self._devices - 1),
             ("key blocks", kv_blocks, self.kv_home.size, kv_blocks + kv_ratio * self._devices - 1),
         ):
@@ -217,6 +223,11 @@ class Plan:
         return hash((self.ulysses, self.ring, *(getattr(self, name).tobytes() for name in _ARRAYS)))
 
 
+def spare_heads(ulysses: int, sharing: int) -> int:
+    """The most heads that a plan may pad: whole sets that share a key head, one a group but one."""
+    return (ulysses - 1) * sharing
+
+
 def _exchange(
     home: Int64[np.ndarray, " blocks"], order: Int64[np.ndarray, "ulysses blocks"], ring: int
 ) -> Int64[np.ndarray, "ulysses ring ring"]:
@@ -243,9 +254,8 @@ def _check_permutations(name: str, values: Int64[np.ndarray, "*rows size"]) -> N
     shared = len(rows) > 1 and (rows == rows[0]).all()  # one order for all groups
     for number, row in enumerate(rows[:1] if shared else rows):
         inside = row.min() >= 0 and row.max() < size
-        found = row if inside else row[(row >= 0) & (row < size)]
-        seen = np.bincount(found, minlength=size)
-        if not (seen == 1).all():
+        seen = np.bincount(row if inside else row[(row >= 0) & (row < size)], minlength=size)
+        if seen.min() < 1:
             entry = int(np.flatnonzero(seen != 1)[0])
             raise ValueError(
                 f"Plan: {name}{f'[{number}]' if values.ndim > 1 else ''} is not a permutation of "

@@ -177,7 +177,7 @@ def greedy_plans(
       {(2, 1): [[[36]], [[36]]]}
     """
     from jaxlab.dbsp.bits import pack, tables
-    from jaxlab.dbsp.fill import fill_shards
+    from jaxlab.dbsp.fill import fill_from_home
 
     live_blocks = live("greedy_plans", mask)
     count, q_blocks, kv_blocks = live_blocks.shape[-3:]
@@ -193,13 +193,7 @@ def greedy_plans(
         _check(ulysses, ring, "greedy", "greedy", home_reward)
         orders = home_orders(mask, home, ulysses=ulysses, ring=ring)
         placement = [
-            fill_shards(
-                _filled(weight, order.size),
-                np.concatenate([first, np.arange(first.size, order.size)]),  # padding comes last
-                shards_of(order, ring),
-                ring,
-                float(home_reward),
-            )
+            fill_from_home(weight, first, order, ring, float(home_reward))
             for weight, first, order in zip(marginals, heaviest_first, orders, strict=True)
         ]
         groups = head_groups(_filled(weights, -(-units // ulysses) * ulysses), ulysses)

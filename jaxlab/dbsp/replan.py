@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float64, Int, Int64
 from jaxlab.blocksparse import BlockMask
 from jaxlab.dbsp.heads import expand_kv_groups, head_groups
 from jaxlab.dbsp.imbalance import imbalance_ratio, work_table
-from jaxlab.dbsp.plan import Plan
+from jaxlab.dbsp.plan import Plan, spare_heads
 from jaxlab.dbsp.planner import plan
 
 type LayerPlanner = Callable[[Bool[np.ndarray, "*batch heads q_blocks kv_blocks"]], Plan]
@@ -301,7 +301,7 @@ def _layered(policy: ReplanPolicy | DriftPolicy, seen: BlockMask | np.ndarray) -
 
 def _check_heads(policy: ReplanPolicy | DriftPolicy, heads: int) -> None:
     plan = policy.initial
-    if not 0 <= plan.head_perm.size - heads < plan.ulysses * policy.sharing:
+    if not 0 <= plan.head_perm.size - heads <= spare_heads(plan.ulysses, policy.sharing):
         raise ValueError(
             f"update: seen has {heads} heads, the initial plan places {plan.head_perm.size} with "
             f"padding, sharing={policy.sharing}; pass heads // kv_heads as sharing, or a plan for "

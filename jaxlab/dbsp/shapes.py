@@ -4,6 +4,7 @@ from typing import Any
 
 from jaxlab.blocksparse import BlockMask
 from jaxlab.dbsp.device_plan import DevicePlan
+from jaxlab.dbsp.plan import spare_heads
 
 
 def check_arrays(caller: str, q: Any, k: Any, v: Any) -> None:
@@ -40,8 +41,8 @@ def check_sizes(
     if mask.heads != q.shape[2]:
         raise ValueError(f"{caller}: mask has {mask.heads} heads, q has {q.shape[2]}.")
     planned = plan.head_inv.shape[0]
-    spare = planned - mask.heads
-    if not 0 <= spare < plan.ulysses * (q.shape[2] // k.shape[2]):
+    spare = spare_heads(plan.ulysses, q.shape[2] // k.shape[2])
+    if not 0 <= planned - mask.heads <= spare:
         raise ValueError(
             f"{caller}: the plan is for another mask: it places {planned} heads, the mask "
             f"has {mask.heads}; plan for this mask."

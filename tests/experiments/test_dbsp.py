@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from experiments import dbsp
-from experiments.harness import Missing
+from experiments.harness import Missing, Unavailable, Value
 from experiments.workloads import (
     block_balance,
     dbsp_values,
@@ -168,7 +168,7 @@ def rows_of(layers, seconds_per_block):
 
 def test_exact_kernels_are_judged_without_regret():
     layers = Layers(
-        families=("gen",), n=64, heads=8, kernels=Kernels(dim=8), fitted=1,
+        families=("gen",), seeds=2, n=64, heads=8, kernels=Kernels(dim=8), fitted=1,
         evaluations=2000,
     )  # fmt: skip
     rows = rows_of(layers, 1e-6)
@@ -185,6 +185,38 @@ def test_exact_kernels_are_judged_without_regret():
     assert found.seconds["none U8R1"][0] > busiest  # and the all-to-all
     swept = judge(layers, rows, Setting(bandwidth=40e9))
     assert (swept.seconds["none U8R1"] > found.seconds["none U8R1"]).all()
+
+
+def test_kernels_of_a_gpu_answer_claims_of_their_own():
+    one = {"kernel-affine": Value(0.5, "timed")}
+    on_gpu = dbsp.on_this_backend(one, "gpu")
+    assert on_gpu["kernel-affine-gpu"] == one["kernel-affine"]
+    assert isinstance(on_gpu["kernel-affine"], Missing)
+    elsewhere = dbsp.on_this_backend(one, "cpu")
+    assert elsewhere["kernel-affine"] == one["kernel-affine"]
+    assert "this is cpu" in elsewhere["kernel-affine-gpu"].reason
+    with pytest.raises(Unavailable, match="needs a CUDA GPU"):
+        dbsp.run(dbsp.PRESETS["gpu"])
+
+
+def test_links_beside_kernels_of_true_size_are_as_assumed():
+    setting = Setting()
+    layers = Layers(n=1184, heads=40, kernels=Kernels(dim=128, dtype="bfloat16"), true_to_size=True)
+    assert layers.links(setting, []) == setting.links
+    kernels = np.full((8, 1, 1), setting.attention_seconds)
+    slowed = dataclasses.replace(layers, true_to_size=False).links(
+        setting, [{"plans": {"none U8R1": {"seconds": 2 * kernels}}}]
+    )
+    assert slowed.hop_latency == pytest.approx(2 * setting.latency)
+
+
+def test_a_picture_of_a_padded_plan_shows_padding_as_nothing():
+    mask = np.ones((2, 7, 7), bool)
+    padded = plan(mask, ulysses=1, ring=2, heads="none", blocks="none")
+    assert padded.q_order.shape == (1, 8)
+    assert timed_layers._placed(mask, padded, size=4).tolist() == [
+        [100, 100, 100, 50], [100, 100, 100, 50], [100, 100, 100, 50], [50, 50, 50, 25],
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(
