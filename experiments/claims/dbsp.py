@@ -426,6 +426,12 @@ REASONS = {
     "attention-speedup-striped": "Striped plans are 1 % faster at U8R1 and U4R2 and 2 % "
     "slower at U2R4 and U1R8; at U8R1 nothing but the order of tokens differs, which costs no "
     "blocks: that much the kernels' times are uncertain.",
+    "attention-speedup-refined-gpu": "At U8R1, which is fastest there too, both have equal heads; "
+    "at U4R2, U2R4 and U1R8 refined plans are 7 to 18 % faster (table of times).",
+    "attention-speedup-refined-fixed-gpu": "As with degrees chosen: U8R1 is best for both, and "
+    "there heads decide.",
+    "degrees-gain-gpu": "The same pair, U8R1, is best for nearly all layers, so that choosing can "
+    "only lose; it loses 0.2 %.",
     "end-to-end": "Attention is 1.27 times as fast here, not 1.40: with half of the time "
     "outside, that leaves 1.117.",
     "overhead": "Planning alone, 10 ms, is 4.3 % of the attention that a plan serves.",
