@@ -182,9 +182,9 @@ REASONS = {
     "cost about as much as the products; rates of a run move by a fifth with what runs beside it.",
     "forward-rate-aim": "Filling up lists, gathers and exponentials cost about as much as the "
     "products of blocks at low density; see docs/sources/blocksparse.md.",
-    "gpu-affine": "Blocks of 64 x 64 alone: where all are active one costs 0.6 of what it does at "
-    "lower densities, since rows with lists of their own share less of what they read or wait for "
-    "each other; in blocks of 128 x 64 R^2 is 0.998 (docs/sources/blocksparse.md).",
+    "gpu-affine": "Blocks of 64 x 64 alone: where all are active they cost 0.8 of what a line "
+    "through lower densities says, perhaps because all rows then read the same keys at once; in "
+    "blocks of 128 x 64 R^2 is 0.998 (docs/sources/blocksparse.md).",
     "imbalance-before-plain": "Heads drawn without fitting their sharpness to the published "
     "spread are more alike than trained ones.",
     "imbalance-after-plain": "As before regrouping: these heads are not distributed as the "

@@ -354,9 +354,9 @@ ASSUMPTIONS = (
     "due when the layer runs again: a layer's search has the time of one layer's attention.",
     "Judging whether a plan still fits (the mask's copy to the host, its work table, every step) "
     "runs there too and stands beside the overhead, not in it.",
-    "Parallel times are modelled: each rank's kernel is timed alone on the CPU, a ring step takes "
-    "as long as its slowest kernel, hops hide behind kernels, all-to-alls and exchanges behind "
-    "nothing.",
+    "Parallel times are modelled: each rank's kernel is timed alone on one device, a ring step "
+    "takes as long as its slowest kernel, hops hide behind kernels, all-to-alls and exchanges "
+    "behind nothing.",
     "A kernel's time is the lower quartile of eight samples, each divided by how much slower than "
     "usual the samples around it were: shared machines run at half their speed for seconds at a "
     "time. Counts of blocks play no part in it. (Before that rule the least of three plain samples "
@@ -366,7 +366,8 @@ ASSUMPTIONS = (
     "and 20 microseconds. Bandwidth and latency are swept in a table.",
     "On a GPU timed layers have the paper's size, 1182 blocks of 64 tokens and 40 heads of 128 in "
     "bfloat16, and links are taken as assumed: kernels are measured there, links are still "
-    "modelled. A kernel's time holds what makes its work lists from the mask.",
+    "modelled. A kernel's time holds what makes its work lists from the mask, and is the lower "
+    "quartile of five samples of two calls.",
     "On a CPU timed layers have 64 blocks of 64 tokens and 16 heads of 32: kernels of 256 blocks "
     "take it an hour. (A run with 24 heads of 16 had no held-out layer above 1.25 and was "
     "dropped.) Degrees of the sharded layer are nine of the factorings of 1 to 8; the tests run "
@@ -426,12 +427,13 @@ REASONS = {
     "attention-speedup-striped": "Striped plans are 1 % faster at U8R1 and U4R2 and 2 % "
     "slower at U2R4 and U1R8; at U8R1 nothing but the order of tokens differs, which costs no "
     "blocks: that much the kernels' times are uncertain.",
-    "attention-speedup-refined-gpu": "At U8R1, which is fastest there too, both have equal heads; "
-    "at U4R2, U2R4 and U1R8 refined plans are 7 to 18 % faster (table of times).",
+    "attention-speedup-refined-gpu": "At U8R1, nearly always chosen for db-SP, both have equal "
+    "heads: equal within what times are uncertain by. At U4R2, U2R4 and U1R8 refined plans are 5, "
+    "14 and 17 % faster, sta left out (docs/sources/dbsp.md).",
     "attention-speedup-refined-fixed-gpu": "As with degrees chosen: U8R1 is best for both, and "
     "there heads decide.",
-    "degrees-gain-gpu": "The same pair, U8R1, is best for nearly all layers, so that choosing can "
-    "only lose; it loses 0.2 %.",
+    "degrees-gain-gpu": "Refined plans of U8R1 and U4R2 are within 1 %: the best choice would gain "
+    "0.4 %, the predicted one loses 0.2 %, less than times are uncertain by.",
     "end-to-end": "Attention is 1.27 times as fast here, not 1.40: with half of the time "
     "outside, that leaves 1.117.",
     "overhead": "Planning alone, 10 ms, is 4.3 % of the attention that a plan serves.",

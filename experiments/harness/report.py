@@ -27,18 +27,17 @@ class Section:
       experiment: what it is.
       entries: its claims by the committed results.
       local: its claims by the runs of this machine, in the same order; empty without any.
-      record: the run that figures, tables and notes are taken from; None without any.
-      is_local: whether that run is a local one, for want of a committed one.
-      figures: inlined SVG with the name of each.
+      runs: those that figures, tables and notes are taken from: ``paper`` and ``gpu``, else
+        ``smoke``; each with its figures, inlined SVG with the name of each.
+      are_local: whether those runs are local ones, for want of committed ones.
       changes: by preset, the config fields of the local run that are not the preset's.
     """
 
     experiment: Experiment
     entries: list[Entry]
     local: list[Entry]
-    record: Record | None
-    is_local: bool
-    figures: list[tuple[str, Markup]]
+    runs: list[tuple[Record, list[tuple[str, Markup]]]]
+    are_local: bool
     changes: dict[Preset, list[str]]
 
 
@@ -65,14 +64,14 @@ def section(experiment: Experiment, checkout: Checkout) -> Section:
     kept = records(checkout.results, experiment.name)
     local = records(checkout.runs, experiment.name)
     shown, source = (kept, checkout.results) if kept else (local, checkout.runs)
-    record = next((shown[p] for p in ("paper", "gpu", "smoke") if p in shown), None)
+    wanted: tuple[Preset, ...] = ("paper", "gpu") if {"paper", "gpu"} & set(shown) else ("smoke",)
+    runs = [shown[preset] for preset in wanted if preset in shown]
     return Section(
         experiment=experiment,
         entries=entries(experiment, kept),
         local=entries(experiment, local) if local else [],
-        record=record,
-        is_local=record is not None and not kept,
-        figures=[] if record is None else _figures(record, source),
+        runs=[(record, _figures(record, source)) for record in runs],
+        are_local=bool(runs) and not kept,
         changes={preset: _changes(experiment, found) for preset, found in local.items()},
     )
 
@@ -113,7 +112,9 @@ def _figures(record: Record, folder: Path) -> list[tuple[str, Markup]]:
         path = figure_path(folder, record.experiment, record.preset, name)
         label = f"{record.experiment}: {name.replace('-', ' ').replace('_', ' ')}"
         try:
-            svg = figures.inline(read_bounded(path), f"{record.experiment}-{name}-", label)
+            svg = figures.inline(
+                read_bounded(path), f"{record.experiment}-{record.preset}-{name}-", label
+            )
         except (OSError, ValueError) as error:
             raise ValueError(f"{path} cannot be shown: {error}") from error
         drawn.append((name.replace("-", " ").replace("_", " "), Markup(svg)))

@@ -5,7 +5,7 @@ import numpy as np
 from experiments.harness import Table
 from experiments.workloads.parallel_attention import Setting
 from experiments.workloads.planning_cost import HIDDEN, LAYER_SECONDS, SHORT
-from experiments.workloads.timed_layers import DEGREES, Judged, Layers, judge
+from experiments.workloads.timed_layers import DEGREES, Judged, Layers, judge, rebuilt
 from jaxlab.dbsp.heads import HEAD_METHODS
 
 
@@ -83,6 +83,48 @@ def fronts_table(blocks: dict[str, dict], clips: dict[str, dict]) -> Table:
         "that moves no more, but need not be reached; bound over plan: by layer, 1 is the best "
         "possible.",
     )
+
+
+def layers_table(rows: list[dict], judged: Judged) -> Table:
+    """The timed layers."""
+    return Table(
+        "Timed layers",
+        ("masks", "seed", "density", "ratio at U8R1 without a plan", "refined plans that move",
+         "the cost model is"),
+        tuple(
+            (
+                row["family"],
+                row["seed"],
+                row["density"],
+                row["plans"]["none U8R1"]["ratio"],
+                sum(_moves(row["plans"][f"refined U{u}R{r}"]["plan"]) for u, r in DEGREES),
+                "judged on it" if number in judged.held_out else "fitted to it",
+            )
+            for number, row in enumerate(rows)
+        ),
+        caption="Four refined plans a layer, one for each pair of degrees: a plan stays at its "
+        "fitted home where moving blocks would take longer than it saves. db-SP and striped are "
+        "the same plan at U8R1: by as much as their times differ all times are uncertain.",
+    )  # fmt: skip
+
+
+def lines_table(lines: dict[str, dict[str, float]]) -> Table:
+    """What a kernel takes."""
+    return Table(
+        "A kernel's time over its active blocks",
+        ("degrees", "ms without blocks", "ns a block", "R^2"),
+        tuple(
+            (degrees, 1e3 * line["constant"], 1e9 * line["block"], line["r_squared"])
+            for degrees, line in lines.items()
+        ),
+        caption="Least-squares lines over the kernels of all layers, without plans, by db-SP and "
+        "refined.",
+    )
+
+
+def _moves(record: dict) -> bool:
+    plan = rebuilt(record)
+    return plan.q_moved + plan.kv_moved > 0
 
 
 def times_table(layers: Layers, rows: list[dict]) -> Table:

@@ -13,6 +13,7 @@ import dataclasses
 import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -124,6 +125,7 @@ def step_seconds(
     kernels: Kernels,
     blocks: Bool[np.ndarray, "heads q_blocks kv_blocks"],
     plans: Mapping[str, Plan],
+    implementation: Literal["xla", "pallas"] | None = None,
 ) -> dict[str, Float64[np.ndarray, "ulysses steps ranks"]]:
     """Times every rank's kernel of every ring step, alone.
 
@@ -134,12 +136,13 @@ def step_seconds(
       kernels: how.
       blocks: the layer's mask; what a plan pads it with is computed nowhere.
       plans: where they go, by name.
+      implementation: as in ``block_sparse_attention``.
 
     Returns:
       Seconds by plan; ring rank ``i`` of group ``u`` at step ``s`` stands at ``[u, s, i]`` and
       computes key shard ``(i + s) mod R``.
     """
-    attend = jax.jit(block_sparse_attention)
+    attend = jax.jit(block_sparse_attention, static_argnames="implementation")
     functions = []
     for plan in plans.values():
         padded = (plan.head_perm.size, plan.q_order.shape[1], plan.kv_order.shape[1])
@@ -152,7 +155,9 @@ def step_seconds(
             columns = plan.kv_order[group].reshape(plan.ring, -1)[(rank + step) % plan.ring]
             tile = jnp.asarray(whole[np.ix_(heads, rows, columns)])
             mask = BlockMask(tile, kernels.block, kernels.block, *tokens)
-            functions.append(functools.partial(attend, *inputs, mask))
+            functions.append(
+                functools.partial(attend, *inputs, mask, implementation=implementation)
+            )
         jax.block_until_ready(functions[-1]())  # compiles what all kernels of the plan run
     seconds = time_alone(functions, rounds=kernels.rounds, calls=kernels.calls)
     found = {}

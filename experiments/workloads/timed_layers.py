@@ -4,8 +4,10 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
+from experiments.workloads.attention_timing import Timing, missing_for_kernel
 from experiments.workloads.mask_families import family_mask
 from experiments.workloads.parallel_attention import (
     Kernels,
@@ -40,8 +42,8 @@ class Layers:
       kernels: how they are timed.
       fitted: masks that a home is fitted to.
       evaluations: of the refined plans.
-      true_to_size: whether kernels are those of a layer of the setting's size on a device like its
-        own, so that its links are taken as they are; else links are slowed as kernels are.
+      true_to_size: whether layers have the setting's size and are timed by a GPU's own kernels:
+        the setting's links are then taken as they are, else slowed as kernels are.
     """
 
     families: tuple[str, ...] = ("gen", "svg-orig", "radial-var")
@@ -68,6 +70,18 @@ class Layers:
             "dim": self.kernels.dim,
             "dtype": self.kernels.dtype,
         }
+
+    def missing_for_kernels(self) -> str | None:
+        """Why a GPU's own kernels cannot run here, or None where they can."""
+        if jax.default_backend() != "gpu":
+            return f"needs a CUDA GPU, this is {jax.default_backend()}"
+        timing = Timing(
+            tokens=self.kernels.block,
+            heads=self.heads,
+            dim=self.kernels.dim,
+            dtype=self.kernels.dtype,
+        )
+        return missing_for_kernel(timing, (self.kernels.block, self.kernels.block))
 
     def links(self, setting: Setting, rows: Sequence[dict]) -> Links:
         """Links beside the timed kernels."""
@@ -129,7 +143,8 @@ def timed_layer(layers: Layers, family: str, seed: int) -> dict[str, object]:
     setting = Setting()
     model = setting.model(block=setting.tokens / layers.n)
     plans = plans_of(blocks, others, layers.evaluations, model)
-    seconds = step_seconds(layers.kernels, blocks, plans)
+    implementation = "pallas" if layers.true_to_size else None
+    seconds = step_seconds(layers.kernels, blocks, plans, implementation)
     rows = {}
     for name, one in plans.items():
         work = work_table(blocks, one)
@@ -196,7 +211,7 @@ def judge(layers: Layers, rows: Sequence[dict], setting: Setting) -> Judged:
     links = layers.links(setting, rows)
     placed = [
         {
-            name: (np.array(one["work"]), _rebuilt(one["plan"]), np.array(one["seconds"]))
+            name: (np.array(one["work"]), rebuilt(one["plan"]), np.array(one["seconds"]))
             for name, one in row["plans"].items()
         }
         for row in rows
@@ -230,9 +245,17 @@ def judge(layers: Layers, rows: Sequence[dict], setting: Setting) -> Judged:
     return Judged(seconds, chosen, least, fixed, model, np.flatnonzero(held_out))
 
 
-def r_squared(rows: Sequence[dict]) -> float:
-    """How well kernel times lie on a line over active blocks: the worst pair of degrees."""
-    worst = 1.0
+def kernel_lines(rows: Sequence[dict]) -> dict[str, dict[str, float]]:
+    """Least-squares lines of kernel times over active blocks.
+
+    Args:
+      rows: from ``timed_layer``.
+
+    Returns:
+      By degrees: ``constant``, seconds of a kernel without blocks; ``block``, seconds a block;
+      ``r_squared``, how well the times lie on the line.
+    """
+    lines = {}
     for ulysses, ring in DEGREES:
         counts, times = [], []
         for row in rows:
@@ -241,9 +264,14 @@ def r_squared(rows: Sequence[dict]) -> float:
                 rank, work = np.arange(ring), np.array(one["work"])
                 counts += [work[:, rank, (rank + step) % ring].ravel() for step in range(ring)]
                 times += list(np.array(one["seconds"]).swapaxes(0, 1).reshape(ring, -1))
-        line = np.corrcoef(np.concatenate(counts), np.concatenate(times))[0, 1]
-        worst = min(worst, float(line**2))
-    return worst
+        x, y = np.concatenate(counts), np.concatenate(times)
+        block, constant = np.polyfit(x, y, 1)
+        lines[f"U{ulysses}R{ring}"] = {
+            "constant": float(constant),
+            "block": float(block),
+            "r_squared": float(np.corrcoef(x, y)[0, 1] ** 2),
+        }
+    return lines
 
 
 def _seconds(placed: tuple[np.ndarray, Plan, np.ndarray], tensor_bytes: int, links: Links) -> float:
@@ -251,5 +279,6 @@ def _seconds(placed: tuple[np.ndarray, Plan, np.ndarray], tensor_bytes: int, lin
     return layer_time(kernels, one, tensor_bytes=tensor_bytes, links=links).seconds
 
 
-def _rebuilt(record: dict) -> Plan:
+def rebuilt(record: dict) -> Plan:
+    """The plan of a stored row."""
     return Plan(**{name: np.array(x) if isinstance(x, list) else x for name, x in record.items()})

@@ -79,7 +79,8 @@ def shards_of(order: Int[np.ndarray, " blocks"], ring: int) -> Int64[np.ndarray,
 
 def order_of(shards: Int[np.ndarray, " blocks"]) -> Int64[np.ndarray, " blocks"]:
     """The order that lists shard after shard, the blocks of each in ascending order."""
-    return np.argsort(shards.astype(np.uint16), kind="stable")  # 16 bits are sorted by digits
+    narrow = shards.astype(np.min_scalar_type(shards.max(initial=0)))  # few bits sort by digits
+    return np.argsort(narrow, kind="stable")
 
 
 def refined_blocks(

@@ -34,7 +34,7 @@ def fill_shards(weights, heaviest_first, home, ring, home_reward):
 @numba.njit(cache=True)
 @typing.no_type_check
 def fill_from_home(weights, heaviest_first, home_order, ring, home_reward):
-    """``fill_shards`` for an order of blocks at home that may end in padding, which comes last."""
+    """``fill_shards`` for homes given as an order; blocks beyond the weights are padding."""
     blocks, padded = weights.size, home_order.size
     home = np.empty(padded, np.int64)
     for place in range(padded):

@@ -99,12 +99,11 @@ class Plan:
         """Fraction of key blocks that leave their home shard, mean over the groups."""
         return _moved(self.kv_exchange)
 
-    def validate(self, mask: BlockMask | np.ndarray, *, sharing: int | None = None) -> "Plan":
+    def validate(self, mask: BlockMask | np.ndarray) -> "Plan":
         """Checks that the plan can be one for a mask and returns the plan itself.
 
         Args:
           mask: a mask, or bool ``[*batch, heads, q_blocks, kv_blocks]``.
-          sharing: query heads that share a key head; None allows any number.
 
         Returns:
           The plan itself.
@@ -119,12 +118,7 @@ class Plan:
         # the smaller of two kinds of blocks follows the padding of the larger one
         q_ratio, kv_ratio = -(-q_blocks // kv_blocks), -(-kv_blocks // q_blocks)
         for name, size, planned, most in (
-            (
-                "heads",
-                heads,
-                self.head_perm.size,
-                heads + spare_heads(self.ulysses, sharing or heads),
-            ),
+            ("heads", heads, self.head_perm.size, heads * self.ulysses),
             ("query blocks", q_blocks, self.q_home.size, q_blocks + q_ratio * self._devices - 1),
             ("key blocks", kv_blocks, self.kv_home.size, kv_blocks + kv_ratio * self._devices - 1),
         ):
@@ -224,7 +218,7 @@ class Plan:
 
 
 def spare_heads(ulysses: int, sharing: int) -> int:
-    """The most heads that a plan may pad: whole sets that share a key head, one a group but one."""
+    """The most heads of padding: sets that share a key head are whole, and so is every group."""
     return (ulysses - 1) * sharing
 
 

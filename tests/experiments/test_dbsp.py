@@ -11,6 +11,7 @@ from experiments import dbsp
 from experiments.harness import Missing, Unavailable, Value
 from experiments.workloads import (
     block_balance,
+    dbsp_tables,
     dbsp_values,
     planning_cost,
     replanning,
@@ -26,7 +27,7 @@ from experiments.workloads.block_balance import (
 )
 from experiments.workloads.eight_devices import Sharded
 from experiments.workloads.parallel_attention import Kernels, Setting
-from experiments.workloads.timed_layers import DEGREES, Judged, Layers, judge, r_squared
+from experiments.workloads.timed_layers import DEGREES, Judged, Layers, judge
 from jaxlab.dbsp import CostModel, Links, Plan, imbalance_ratio, plan, work_table
 
 SMOKE = dbsp.PRESETS["smoke"]
@@ -153,7 +154,7 @@ def test_plans_of_some_layers_only_are_averaged_over_those():
 def rows_of(layers, seconds_per_block):
     """Timed layers whose kernels take exactly a price for every block."""
 
-    def exact(kernels, blocks, plans):
+    def exact(kernels, blocks, plans, implementation):
         found = {}
         for name, one in plans.items():
             work, rank = timed_layers.work_table(blocks, one), np.arange(one.ring)
@@ -172,7 +173,8 @@ def test_exact_kernels_are_judged_without_regret():
         evaluations=2000,
     )  # fmt: skip
     rows = rows_of(layers, 1e-6)
-    assert r_squared(rows) == pytest.approx(1)
+    for line in timed_layers.kernel_lines(rows).values():
+        assert line == pytest.approx({"constant": 1e-4, "block": 1e-6, "r_squared": 1})
     found = judge(layers, rows, Setting())
     assert found.model.seconds_per_block == pytest.approx(1e-6)
     assert found.model.seconds_per_launch == pytest.approx(1e-4)
@@ -180,7 +182,7 @@ def test_exact_kernels_are_judged_without_regret():
     for kind in KINDS:
         np.testing.assert_allclose(found.chosen[kind], found.least[kind])
     row = rows[0]["plans"]["none U8R1"]
-    assert isinstance(timed_layers._rebuilt(row["plan"]), Plan)
+    assert isinstance(timed_layers.rebuilt(row["plan"]), Plan)
     busiest = 1e-4 + 1e-6 * row["work"].max()
     assert found.seconds["none U8R1"][0] > busiest  # and the all-to-all
     swept = judge(layers, rows, Setting(bandwidth=40e9))
@@ -195,8 +197,29 @@ def test_kernels_of_a_gpu_answer_claims_of_their_own():
     elsewhere = dbsp.on_this_backend(one, "cpu")
     assert elsewhere["kernel-affine"] == one["kernel-affine"]
     assert "this is cpu" in elsewhere["kernel-affine-gpu"].reason
+
+
+@pytest.mark.skipif(jax.default_backend() == "gpu", reason="is about other machines")
+def test_the_gpu_preset_wants_a_gpu():
     with pytest.raises(Unavailable, match="needs a CUDA GPU"):
         dbsp.run(dbsp.PRESETS["gpu"])
+
+
+def test_a_layers_table_says_what_is_fitted_and_what_moves():
+    still = plan(np.ones((2, 8, 8), bool), ulysses=1, ring=2, heads="none", blocks="none")
+    moved = dataclasses.replace(still, q_order=still.q_order[:, ::-1])
+    plans = {
+        f"refined U{u}R{r}": {"plan": dataclasses.asdict(moved if u == 1 else still)}
+        for u, r in DEGREES
+    }
+    row = {"family": "gen", "seed": 3, "density": 0.5, "plans": plans}
+    plans["none U8R1"] = {"ratio": 1.2}
+    found = judged(**{kind: [1.0, 1.0, 1.0] for kind in KINDS})
+    table = dbsp_tables.layers_table([row, row], found)
+    assert [tuple(one) for one in table.rows] == [
+        ("gen", 3, 0.5, 1.2, 1, "fitted to it"),
+        ("gen", 3, 0.5, 1.2, 1, "judged on it"),
+    ]
 
 
 def test_links_beside_kernels_of_true_size_are_as_assumed():

@@ -1,4 +1,5 @@
 import io
+import json
 
 import pytest
 from rich.console import Console
@@ -85,6 +86,15 @@ def test_a_paper_result_of_other_declarations_is_found(saved_both, old, new, wor
     (line,) = (line for line in text.splitlines() if line.startswith("toy: differs: "))
     assert words in line
     assert line.endswith(": python -m experiments run toy --preset paper --save")
+
+
+def test_the_criterion_of_what_a_run_missed_may_change(saved_both):
+    path = record_path(saved_both.results, "toy", "paper")
+    record = json.loads(path.read_text())
+    assert "missing" in record["values"]["peer"]
+    record["criteria"]["peer"] = "at least 77"
+    path.write_text(json.dumps(record))
+    assert told(saved_both)[0] == 0
 
 
 def test_a_gpu_result_without_its_preset_is_found(checkout):

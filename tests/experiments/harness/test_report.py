@@ -79,6 +79,20 @@ def test_only_local_results_still_show_their_figures(checkout):
     assert "a local run" in text
 
 
+def test_results_of_a_gpu_stand_behind_those_of_the_paper_preset(checkout):
+    run_experiments(["toy"], "paper", save=True, checkout=checkout)
+    assert "Preset paper" not in write_report(checkout).read_text(encoding="utf-8")
+    for path in (checkout.results / "toy").glob("paper*"):
+        copy = path.read_text(encoding="utf-8").replace('"preset": "paper"', '"preset": "gpu"')
+        path.with_name(path.name.replace("paper", "gpu")).write_text(copy, encoding="utf-8")
+    text = write_report(checkout).read_text(encoding="utf-8")
+    assert text.index("Preset paper") < text.index("Preset gpu")
+    assert text.count("<svg") == 4
+    assert "--preset gpu</pre>" in text
+    ids = re.findall(r'\sid="([^"]+)"', text)
+    assert len(ids) == len(set(ids))
+
+
 def test_a_broken_figure_names_its_file(checkout):
     run_experiments(["toy"], save=True, checkout=checkout)
     path = figure_path(checkout.results, "toy", "smoke", "growth")
