@@ -25,6 +25,7 @@ _WORD = 64
 _LINE = 4  # words that are added at once: rows fill whole lines
 _POWERS = 4
 _ROWS = 1 << _POWERS  # added up in bits before they are counted
+_AHEAD = 1024  # bytes: what is streamed once is fetched early and past the larger caches
 _CHUNK = 64  # rows: their sums stay in a core's cache while all heads add to them
 
 
@@ -183,6 +184,12 @@ def _lowest_bits(context, ones, at):
         array = context.make_array(signature.args[0])(context, builder, arguments[0])
         bytes_ = ir.VectorType(ir.IntType(8), _WORD)
         start = builder.gep(array.data, [arguments[1]])
+        byte, number = ir.IntType(8).as_pointer(), ir.IntType(32)
+        kind = ir.FunctionType(ir.VoidType(), [byte, number, number, number])
+        prefetch = builder.module.declare_intrinsic("llvm.prefetch", [byte], kind)
+        ahead = builder.gep(start, [ir.Constant(ir.IntType(64), _AHEAD)])
+        read, passing, data = (ir.Constant(number, of) for of in (0, 0, 1))
+        builder.call(prefetch, [builder.bitcast(ahead, byte), read, passing, data])
         loaded = builder.load(builder.bitcast(start, bytes_.as_pointer()), align=1)
         bits = builder.trunc(loaded, ir.VectorType(ir.IntType(1), _WORD))
         return builder.bitcast(bits, ir.IntType(_WORD))
