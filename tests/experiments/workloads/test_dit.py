@@ -1,13 +1,15 @@
 """The small diffusion transformer: one sample on one device, on eight and on two processes."""
 
 import json
+import types
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.workloads.dit import Dit, planned_steps, velocity
+from experiments.workloads import dit
+from experiments.workloads.dit import Dit, planned_steps, rest_seconds, velocity
 from jaxlab.blocksparse import BlockMask
 from jaxlab.dbsp import device_plan
 from tests.compile_counter import count_compilations
@@ -85,3 +87,29 @@ def test_two_processes_denoise_as_one_device() -> None:
         assert answer["adopted"] == 6
         sample = np.float32(answer["sample"]).reshape(alone.shape)
         np.testing.assert_allclose(sample, alone, rtol=1e-4, atol=1e-4)
+
+
+def test_what_is_outside_attention_is_multiplied_in_the_dtype_asked_for(monkeypatch):
+    """What is timed is called once here: every matrix product has operands of that type."""
+    kinds = set()
+
+    def look(run, *_, rounds):
+        jaxpr = jax.make_jaxpr(run)()
+        for equation in all_equations(jaxpr.jaxpr):
+            if equation.primitive.name == "dot_general":
+                kinds.update(str(operand.aval.dtype) for operand in equation.invars)
+        return types.SimpleNamespace(median=np.zeros(2))
+
+    monkeypatch.setattr(dit, "time_ratio", look)
+    for dtype in ("float32", "bfloat16"):
+        kinds.clear()
+        rest_seconds(tokens=8, heads=2, dim=4, dtype=dtype)
+        assert kinds == {dtype}
+
+
+def all_equations(jaxpr):
+    for equation in jaxpr.eqns:
+        yield equation
+        for part in equation.params.values():
+            if hasattr(part, "jaxpr"):
+                yield from all_equations(part.jaxpr)

@@ -150,7 +150,7 @@ def test_overhead_worked_by_hand():
     )
 
 
-@pytest.mark.parametrize("field", ["block", "dim", "rounds"])
+@pytest.mark.parametrize("field", ["block", "dim", "rounds", "calls"])
 def test_bad_kernels_are_refused(field):
     with pytest.raises(ValueError, match=f"{field}=0"):
         Kernels(**{field: 0})
