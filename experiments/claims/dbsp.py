@@ -377,12 +377,16 @@ ASSUMPTIONS = (
     "moves 5 % from there, or nothing where the cost model of a layer of the paper's size says "
     "that moving takes longer than it saves.",
     "Attention speedups over fixed degrees are those of held-out layers whose imbalance at U8R1 is "
-    "above 1.25, few as they are. Most of that mean is U2R4 and U1R8, which "
-    "are slow on a CPU that pays a start for every small tile: what plans alone save, at the same "
-    "degrees, is a row of its own.",
+    "above 1.25, few as they are (one here, in which the same kernels timed twice differ by 4 %); "
+    "so are the end-to-end figures. Most of that mean is U2R4 and U1R8, which are slow on a CPU "
+    "that pays a start for every small tile: what plans alone save, at the same degrees, is a row "
+    "of its own.",
     "End to end is Amdahl's law with the share outside attention read from the README's figure: "
     "about half for Wan, 0.3 for CogVideoX. By the small transformer: its layer has the heads of "
     "the timed layers, and all but attention is timed on an eighth of their tokens.",
+    "Planning was timed twice at this size: 7.3 ms, then, with the mask fetched ahead, 5.1 ms; at "
+    "most 0.6 ms of that is the code, the rest the machine. Whether planning and overhead meet "
+    "their bars hangs on its phase.",
     "Overhead: planning timed on this CPU, permutation at 1.5 TB/s of memory, exchange by the "
     "links above; a plan serves as many steps as the threshold 1.1 leaves it on the trace.",
 )
@@ -421,17 +425,20 @@ REASONS = {
     "the model sends one of six layers of refined plans to U4R2 in vain. At U2R4 and U1R8 "
     "refined plans are 6 % faster (table of times), but those degrees are slower here.",
     "attention-speedup-refined-fixed": "As with degrees chosen: U8R1 is best for both, and "
-    "there heads decide; 0.8 % is less than what kernels' times are uncertain by.",
-    "attention-speedup-striped": "At U8R1 nothing but the order of tokens differs, which "
-    "costs no blocks: less than 1 % is what the kernels' times are uncertain by. At U2R4 and "
-    "U1R8 refined plans are 1 % faster (table of times).",
-    "attention-speedup-refined-gpu": "At U8R1, nearly always chosen for db-SP, both have "
-    "equal heads: equal within what times are uncertain by. At U4R2, U2R4 and U1R8 refined "
-    "plans are 5, 14 and 17 % faster, sta left out (docs/sources/dbsp.md).",
+    "there heads decide, which are equal; the same kernels timed twice differ by 0.9 % over "
+    "these layers (table of layers).",
+    "attention-speedup-striped": "The model sends one of six layers of refined plans to U4R2 "
+    "in vain (0.9 %); at U8R1 both are equal within 0.2 %. At U2R4 and U1R8 refined plans are "
+    "1 % faster (table of times).",
+    "attention-speedup-refined-gpu": "At U8R1, nearly always chosen for db-SP, refined heads "
+    "are better by 0.6 to 4 % in three of seven layers, the others equal: too little to show "
+    "beside the links. At U4R2, U2R4 and U1R8 refined plans are 5, 14 and 17 % faster, sta "
+    "left out (docs/sources/dbsp.md).",
     "attention-speedup-refined-fixed-gpu": "As with degrees chosen: U8R1 is best for both, "
-    "and there heads decide.",
-    "degrees-gain-gpu": "Refined plans of U8R1 and U4R2 are within 1 %: the best choice would "
-    "gain 0.4 %, the predicted one loses 0.2 %, less than times are uncertain by.",
+    "and heads are alike in most layers.",
+    "degrees-gain-gpu": "Refined plans of U8R1 and U4R2 are within 0.3 % in the mean, sta "
+    "left out: the best choice would gain 0.4 %, the predicted one loses 0.2 %, less than "
+    "times are uncertain by.",
     "degrees-gain": "The same pair, U8R1, is best for five of six layers here, so that "
     "choosing can hardly gain; it loses 0.9 %.",
 }

@@ -203,8 +203,8 @@ def speedups(layers: list[dict], judged: Judged, rest: float) -> dict[str, Value
             "attention-speedup": {judged_on: attention},
             "attention-speedup-best": {judged_on: (judged.fixed["none"] / paper)[uneven].mean()},
             "end-to-end": {
-                "half outside attention": end_to_end(attention, 0.5),
-                "0.3 outside attention": end_to_end(attention, 0.3),
+                f"half outside attention, {judged_on}": end_to_end(attention, 0.5),
+                f"0.3 outside attention, {judged_on}": end_to_end(attention, 0.3),
             },
             "end-to-end-dit": {judged_on: float(whole)},
         }

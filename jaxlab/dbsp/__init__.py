@@ -17,7 +17,8 @@ Block-sparse masks give devices unequal work, and every ring step waits for the 
 10. ``select``           the Ulysses and ring degrees with the least predicted time
 11. ``ReplanPolicy``, ``DriftPolicy``, ``replay``   when drifting masks need another plan
 
-A plan is a placement: it moves work and never changes the result.
+A plan is a placement: it moves work and never changes the result. Making and judging plans takes
+numba (the extra ``planning``); the layer itself runs without.
 """
 
 from jaxlab.dbsp.blocks import block_groups

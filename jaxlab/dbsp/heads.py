@@ -58,6 +58,8 @@ def head_groups(
     Raises:
       ValueError: ``groups`` does not divide the heads, a weight is negative or no integer, or the
         method is unknown, or not ``"greedy"`` for a jax array.
+      ImportError: numba, which ``"greedy"`` and ``"refined"`` take for numpy arrays, is missing;
+        install the extra ``planning``.
 
     Source: db-SP 4.2.1, head-level partition, as the official code has it (``"greedy"``); snake as
     in xDiT; ``"refined"`` is ours.

@@ -214,11 +214,11 @@ def test_a_layers_table_says_what_is_fitted_and_what_moves():
     }
     row = {"family": "gen", "seed": 3, "density": 0.5, "plans": plans}
     plans["none U8R1"] = {"ratio": 1.2}
-    found = judged(**{kind: [1.0, 1.0, 1.0] for kind in KINDS})
+    found = judged(**{kind: [1.0, 1.0, 2.0] for kind in KINDS} | {"striped": [2.0, 0.5, 1.0]})
     table = dbsp_tables.layers_table([row, row], found)
     assert [tuple(one) for one in table.rows] == [
-        ("gen", 3, 0.5, 1.2, 1, "fitted to it"),
-        ("gen", 3, 0.5, 1.2, 1, "judged on it"),
+        ("gen", 3, 0.5, 1.2, 1, 2.0, "fitted to it"),
+        ("gen", 3, 0.5, 1.2, 1, 0.5, "judged on it"),
     ]
 
 
