@@ -27,6 +27,7 @@ from jaxlab.dbsp import (
 from jaxlab.measure import compiled_cost
 from tests.compile_counter import count_compilations
 from tests.dbsp.layer_cases import CASES, FACTORINGS, Case, mesh_of
+from tests.jaxpr_equations import equations
 from tests.oracles import attention
 
 TOLERANCE = {"rtol": 2e-5, "atol": 2e-5}
@@ -295,17 +296,6 @@ def test_no_device_gathers_queries_keys_or_values() -> None:
     assert "all-to-all" in text
     assert "all-gather" not in text
     assert "all-reduce" not in text
-
-
-def equations(jaxpr):
-    """All equations of a program with what surrounds each."""
-    for number, equation in enumerate(jaxpr.eqns):
-        yield jaxpr, number, equation
-        for value in equation.params.values():
-            for inner in value if isinstance(value, tuple | list) else (value,):
-                inner = getattr(inner, "jaxpr", inner)
-                if hasattr(inner, "eqns"):
-                    yield from equations(inner)
 
 
 @pytest.mark.oldest

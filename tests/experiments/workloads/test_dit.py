@@ -16,6 +16,7 @@ from tests.compile_counter import count_compilations
 from tests.distributed.launch import run_processes
 from tests.distributed.test_processes import JOIN
 from tests.experiments.workloads import dit_run
+from tests.jaxpr_equations import equations
 
 
 @pytest.mark.parametrize(
@@ -95,7 +96,7 @@ def test_what_is_outside_attention_is_multiplied_in_the_dtype_asked_for(monkeypa
 
     def look(run, *_, rounds):
         jaxpr = jax.make_jaxpr(run)()
-        for equation in all_equations(jaxpr.jaxpr):
+        for *_, equation in equations(jaxpr.jaxpr):
             if equation.primitive.name == "dot_general":
                 kinds.update(str(operand.aval.dtype) for operand in equation.invars)
         return types.SimpleNamespace(median=np.zeros(2))
@@ -105,11 +106,3 @@ def test_what_is_outside_attention_is_multiplied_in_the_dtype_asked_for(monkeypa
         kinds.clear()
         rest_seconds(tokens=8, heads=2, dim=4, dtype=dtype)
         assert kinds == {dtype}
-
-
-def all_equations(jaxpr):
-    for equation in jaxpr.eqns:
-        yield equation
-        for part in equation.params.values():
-            if hasattr(part, "jaxpr"):
-                yield from all_equations(part.jaxpr)
